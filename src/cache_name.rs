@@ -1,0 +1,276 @@
+//! Image id to cache file name, and cache file name to kind.
+//!
+//! The rules are those of `ImageCacheManager._scan_base_images`, `_store_swap_image` and `_store_ephemeral_image` in
+//! nova/virt/libvirt/imagecache.py, narrowed where nova takes any 40 characters for a fingerprint.
+
+use std::ffi::OsStr;
+
+use serde::Serialize;
+use sha1::{Digest as _, Sha1};
+
+/// The name of the cache file of an image: the SHA-1 of its id in lower-case hex (nova's `get_cache_fname`).
+pub fn cache_file_name(image_id: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    Sha1::digest(image_id.as_bytes())
+        .iter()
+        .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]])
+        .map(char::from)
+        .collect()
+}
+
+/// What a file of the cache directory is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An image as it was fetched.
+    Original,
+    /// A copy of an image grown to the disk size of a flavor.
+    Resized,
+    /// A copy as nova made them before Folsom (`_sm`).
+    Small,
+    /// A swap disk, shared by all instances with that much swap.
+    Swap,
+    /// An ephemeral disk, shared by all instances with that much of it.
+    Ephemeral,
+    /// The `.info` file that nova kept beside a cache file before Newton.
+    Info,
+    /// A download or a conversion that broke off.
+    Partial,
+    /// Anything else, directories and special files among it: never touched.
+    Other,
+}
+
+impl Kind {
+    /// Every kind, in the order of reports.
+    pub const ALL: [Self; 8] = [
+        Self::Original,
+        Self::Resized,
+        Self::Small,
+        Self::Swap,
+        Self::Ephemeral,
+        Self::Info,
+        Self::Partial,
+        Self::Other,
+    ];
+
+    /// The word for it in tables and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Original => "original",
+            Self::Resized => "resized",
+            Self::Small => "small",
+            Self::Swap => "swap",
+            Self::Ephemeral => "ephemeral",
+            Self::Info => "info",
+            Self::Partial => "partial",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A file name of the cache directory, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheName<'a> {
+    /// `<fingerprint>`
+    Original {
+        /// The 40 hex digits.
+        fingerprint: &'a str,
+    },
+    /// `<fingerprint>_<bytes>`
+    Resized {
+        /// The 40 hex digits.
+        fingerprint: &'a str,
+    },
+    /// `<fingerprint>_sm`
+    Small {
+        /// The 40 hex digits.
+        fingerprint: &'a str,
+    },
+    /// `swap_<MiB>`
+    Swap {
+        /// The size as it is written, in MiB.
+        mebibytes: &'a str,
+    },
+    /// `ephemeral_<GiB>_<hash>`
+    Ephemeral {
+        /// The size as it is written, in GiB.
+        gibibytes: &'a str,
+    },
+    /// `<file>.info`
+    Info {
+        /// The name of the file that it belongs to: an original, resized or small one.
+        of: &'a str,
+    },
+    /// `<file>.part` or `<file>.converted`
+    Partial {
+        /// The name of the file that it would have become: an original, resized or small one.
+        of: &'a str,
+    },
+    /// None of these.
+    Other,
+}
+
+impl<'a> CacheName<'a> {
+    /// Takes a name apart. What is not UTF-8 is `Other`.
+    pub fn parse(name: &'a OsStr) -> Self {
+        name.to_str().map_or(Self::Other, Self::parse_str)
+    }
+
+    fn parse_str(name: &'a str) -> Self {
+        if let image @ (Self::Original { .. } | Self::Resized { .. } | Self::Small { .. }) =
+            Self::parse_image(name)
+        {
+            return image;
+        }
+        if let Some(mebibytes) = name.strip_prefix("swap_").filter(|it| is_number(it)) {
+            return Self::Swap { mebibytes };
+        }
+        if let Some((gibibytes, hash)) =
+            name.strip_prefix("ephemeral_").and_then(|rest| rest.split_once('_'))
+            && is_number(gibibytes)
+            && hash.chars().count() == 7
+            && !hash.contains('_')
+        {
+            return Self::Ephemeral { gibibytes };
+        }
+        for (suffix, is_info) in [(".info", true), (".part", false), (".converted", false)] {
+            if let Some(of) = name.strip_suffix(suffix)
+                && Self::parse_image(of) != Self::Other
+            {
+                return if is_info { Self::Info { of } } else { Self::Partial { of } };
+            }
+        }
+        Self::Other
+    }
+
+    fn parse_image(name: &'a str) -> Self {
+        let Some((fingerprint, rest)) = name.split_at_checked(40) else {
+            return Self::Other;
+        };
+        // Lower case only: nova writes no other, and a name that it did not write is not ours to remove.
+        if !fingerprint.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Self::Other;
+        }
+        match rest.strip_prefix('_') {
+            None if rest.is_empty() => Self::Original { fingerprint },
+            Some("sm") => Self::Small { fingerprint },
+            Some(bytes) if is_number(bytes) => Self::Resized { fingerprint },
+            _ => Self::Other,
+        }
+    }
+
+    /// The kind that the name stands for.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Original { .. } => Kind::Original,
+            Self::Resized { .. } => Kind::Resized,
+            Self::Small { .. } => Kind::Small,
+            Self::Swap { .. } => Kind::Swap,
+            Self::Ephemeral { .. } => Kind::Ephemeral,
+            Self::Info { .. } => Kind::Info,
+            Self::Partial { .. } => Kind::Partial,
+            Self::Other => Kind::Other,
+        }
+    }
+
+    /// The fingerprint of the image that the file belongs to.
+    pub fn fingerprint(self) -> Option<&'a str> {
+        match self {
+            Self::Original { fingerprint }
+            | Self::Resized { fingerprint }
+            | Self::Small { fingerprint } => Some(fingerprint),
+            Self::Info { of } | Self::Partial { of } => of.get(..40),
+            Self::Swap { .. } | Self::Ephemeral { .. } | Self::Other => None,
+        }
+    }
+}
+
+/// Whether a size as a name writes it is that number, leading zeros aside.
+pub fn is_size(written: &str, size: u64) -> bool {
+    let digits = written.trim_start_matches('0');
+    size.to_string() == if digits.is_empty() { "0" } else { digits }
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "17d1b00b81642842e514494a78e804e9a511637c";
+
+    #[test]
+    fn a_known_image_id_gives_the_file_name_that_nova_gives() {
+        assert_eq!(
+            cache_file_name("fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8ef0"),
+            "0d5e6b61602d758984b3bf038267614d6016eb2a"
+        );
+        assert_eq!(cache_file_name("1"), "356a192b7913b04c54574d18c28d46e6395428ab");
+    }
+
+    #[test]
+    fn a_name_has_the_kind_that_its_form_says() {
+        for (name, kind) in [
+            (HEX.to_owned(), Kind::Original),
+            (format!("{HEX}_10737418240"), Kind::Resized),
+            (format!("{HEX}_0"), Kind::Resized),
+            (format!("{HEX}_sm"), Kind::Small),
+            (format!("{HEX}.info"), Kind::Info),
+            (format!("{HEX}_5368709120.info"), Kind::Info),
+            (format!("{HEX}_sm.info"), Kind::Info),
+            (format!("{HEX}.part"), Kind::Partial),
+            (format!("{HEX}_5.converted"), Kind::Partial),
+            ("swap_1000".into(), Kind::Swap),
+            ("ephemeral_20_40d1d2c".into(), Kind::Ephemeral),
+            ("ephemeral_20_äöüßäöü".into(), Kind::Ephemeral),
+            // Not quite.
+            (String::new(), Kind::Other),
+            ("00000001".into(), Kind::Other),
+            ("swap_".into(), Kind::Other),
+            ("swap_abc".into(), Kind::Other),
+            ("swap_-1".into(), Kind::Other),
+            ("123_swap".into(), Kind::Other),
+            ("swap_129_".into(), Kind::Other),
+            ("swap_٣".into(), Kind::Other),
+            ("ephemeral_0_20_None".into(), Kind::Other),
+            ("ephemeral_20_40d1d2".into(), Kind::Other),
+            ("ephemeral_20_40d1d2cc".into(), Kind::Other),
+            ("ephemeral_20_40d_d2c".into(), Kind::Other),
+            ("ephemeral__40d1d2c".into(), Kind::Other),
+            (HEX.to_uppercase(), Kind::Other),
+            (format!("{HEX}a"), Kind::Other),
+            (HEX[1..].to_owned(), Kind::Other),
+            (format!("{HEX}_"), Kind::Other),
+            (format!("{HEX}_small"), Kind::Other),
+            (format!("{HEX}_10G"), Kind::Other),
+            (format!("{HEX}.sha1"), Kind::Other),
+            (format!("{HEX}.info.info"), Kind::Other),
+            (format!("{HEX}.info.part"), Kind::Other),
+            (format!("{HEX}\n"), Kind::Other),
+            ("swap_5.info".into(), Kind::Other),
+            (format!("{}é{}", &HEX[..39], "f"), Kind::Other),
+        ] {
+            assert_eq!(CacheName::parse(OsStr::new(&name)).kind(), kind, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn sidecars_and_copies_have_the_fingerprint_of_their_image() {
+        for name in [HEX.to_owned(), format!("{HEX}_5"), format!("{HEX}_sm.info"), format!("{HEX}.part")] {
+            assert_eq!(CacheName::parse(OsStr::new(&name)).fingerprint(), Some(HEX), "{name}");
+        }
+        assert_eq!(CacheName::parse(OsStr::new("swap_5")).fingerprint(), None);
+    }
+
+    #[test]
+    fn sizes_are_compared_as_numbers() {
+        for (written, size, same) in
+            [("512", 512, true), ("0512", 512, true), ("0", 0, true), ("000", 0, true), ("51", 512, false)]
+        {
+            assert_eq!(is_size(written, size), same, "{written}");
+        }
+        assert!(!is_size("99999999999999999999999999", u64::MAX));
+    }
+}
