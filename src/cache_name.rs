@@ -125,8 +125,7 @@ impl<'a> CacheName<'a> {
         if let Some(mebibytes) = name.strip_prefix("swap_").filter(|it| is_number(it)) {
             return Self::Swap { mebibytes };
         }
-        if let Some((gibibytes, hash)) =
-            name.strip_prefix("ephemeral_").and_then(|rest| rest.split_once('_'))
+        if let Some((gibibytes, hash)) = name.strip_prefix("ephemeral_").and_then(|rest| rest.split_once('_'))
             && is_number(gibibytes)
             && hash.chars().count() == 7
             && !hash.contains('_')
@@ -176,9 +175,9 @@ impl<'a> CacheName<'a> {
     /// The fingerprint of the image that the file belongs to.
     pub fn fingerprint(self) -> Option<&'a str> {
         match self {
-            Self::Original { fingerprint }
-            | Self::Resized { fingerprint }
-            | Self::Small { fingerprint } => Some(fingerprint),
+            Self::Original { fingerprint } | Self::Resized { fingerprint } | Self::Small { fingerprint } => {
+                Some(fingerprint)
+            }
             Self::Info { of } | Self::Partial { of } => of.get(..40),
             Self::Swap { .. } | Self::Ephemeral { .. } | Self::Other => None,
         }

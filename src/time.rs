@@ -62,16 +62,11 @@ impl Timestamp {
 fn civil_from_days(days: i128) -> (i128, i128, i128) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + i128::from(month <= 2);
     (year, month, day)
 }
@@ -85,9 +80,8 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    humantime::parse_duration(text).with_context(|| {
-        format!("{text:?} is no duration: write 24h, \"1h 30m\" or a number of seconds")
-    })
+    humantime::parse_duration(text)
+        .with_context(|| format!("{text:?} is no duration: write 24h, \"1h 30m\" or a number of seconds"))
 }
 
 /// What `--as-of` says: a point in time, or a distance from the moment of the run.
@@ -129,8 +123,7 @@ pub struct ForPeople(pub Duration);
 
 impl fmt::Display for ForPeople {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const UNITS: [(u64, &str); 5] =
-            [(31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
+        const UNITS: [(u64, &str); 5] = [(31_557_600, "y"), (86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];
         let seconds = self.0.as_secs();
         let largest = UNITS.iter().position(|(size, _)| seconds >= *size).unwrap_or(UNITS.len() - 1);
         let (size, unit) = UNITS[largest];

@@ -64,7 +64,10 @@ impl Instance {
     }
 
     /// Every different size that its rows give, zero left out.
-    pub fn sizes<'a>(&'a self, field: impl Fn(&'a Row) -> Option<u64> + 'a) -> impl Iterator<Item = u64> + 'a {
+    pub fn sizes<'a>(
+        &'a self,
+        field: impl Fn(&'a Row) -> Option<u64> + 'a,
+    ) -> impl Iterator<Item = u64> + 'a {
         distinct(self.0.iter().filter_map(field).filter(|size| *size > 0))
     }
 

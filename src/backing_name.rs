@@ -1,0 +1,270 @@
+//! A backing file name as QEMU reads it: which local files does it mean?
+//!
+//! The rules are those of `bdrv_parse_filename`, `path_has_protocol` and `parse_json_filename` in QEMU's block.c.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// Protocols, and `json:` drivers, whose images are no files of this machine.
+const NOT_FILES: [&str; 27] = [
+    "ftp",
+    "ftps",
+    "gluster",
+    "gluster+rdma",
+    "gluster+tcp",
+    "gluster+unix",
+    "http",
+    "https",
+    "iscsi",
+    "iser",
+    "nbd",
+    "nbd+tcp",
+    "nbd+unix",
+    "nfs",
+    "null-aio",
+    "null-co",
+    "nvme",
+    "nvme-io_uring",
+    "rbd",
+    "sheepdog",
+    "sheepdog+tcp",
+    "sheepdog+unix",
+    "ssh",
+    "tftp",
+    "vxhs",
+    "virtio-blk-vhost-vdpa",
+    "virtio-blk-vhost-user",
+];
+
+/// Protocols, and `json:` drivers, that name a path.
+const PATHS: [&str; 3] = ["file", "host_device", "host_cdrom"];
+
+/// `json:` drivers that stand on another one, which the options name.
+const ON_OTHERS: [&str; 23] = [
+    "blkdebug",
+    "blklogwrites",
+    "blkreplay",
+    "blkverify",
+    "bochs",
+    "cloop",
+    "compress",
+    "copy-before-write",
+    "copy-on-read",
+    "dmg",
+    "luks",
+    "parallels",
+    "preallocate",
+    "qcow",
+    "qcow2",
+    "qed",
+    "quorum",
+    "raw",
+    "snapshot-access",
+    "throttle",
+    "vdi",
+    "vhdx",
+    "vmdk",
+];
+
+/// How deep `json:` names may stand in each other.
+const DEEPEST: usize = 8;
+
+/// What a name means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Meaning {
+    /// Local files, as written: absolute, or relative to the directory of the file that names them.
+    pub files: Vec<PathBuf>,
+    /// Why there may be local files that are not among them.
+    pub problem: Option<String>,
+}
+
+/// Reads a name.
+pub fn parse(name: &[u8]) -> Meaning {
+    let mut meaning = Meaning::default();
+    meaning.add_name(name, 0);
+    meaning
+}
+
+/// The path of a file that is named by one in `directory`, without `.` and double slashes.
+///
+/// `..` is left to the kernel, for the directory before it may be a link.
+pub fn resolve(directory: &Path, file: &Path) -> PathBuf {
+    directory.join(file).components().collect()
+}
+
+impl Meaning {
+    fn add_name(&mut self, name: &[u8], depth: usize) {
+        if let Some(json) = name.strip_prefix(b"json:") {
+            return self.add_json(json, depth);
+        }
+        match protocol(name) {
+            None => self.add_file(name),
+            Some((protocol, rest)) if is_one_of(protocol, &PATHS) => self.add_file(rest),
+            Some((protocol, _)) if is_one_of(protocol, &NOT_FILES) => {}
+            Some((protocol, _)) => {
+                self.unknown(format!("unknown protocol {:?}", String::from_utf8_lossy(protocol)));
+            }
+        }
+    }
+
+    fn add_file(&mut self, path: &[u8]) {
+        let path = Path::new(OsStr::from_bytes(path));
+        if path.file_name().is_none() {
+            return self.unknown("it names no file".into());
+        }
+        self.files.push(path.to_owned());
+    }
+
+    fn add_json(&mut self, json: &[u8], depth: usize) {
+        let known = self.files.len();
+        match serde_json::from_slice(json) {
+            // QEMU also takes single quotes, which no JSON reader does: then the name counts as unknown.
+            Err(error) => self.unknown(error.to_string()),
+            Ok(Value::Object(_)) if depth == DEEPEST => self.unknown("too deep".into()),
+            Ok(Value::Object(options)) => {
+                let remote = self.add_options(&options, depth);
+                if !remote && self.files.len() == known && self.problem.is_none() {
+                    self.unknown("it names no file".into());
+                }
+            }
+            Ok(_) => self.unknown("it is no object".into()),
+        }
+    }
+
+    /// Adds what options name, nested (`"file": {"filename": …}`) or flat (`"file.filename": …`); says whether a
+    /// driver that stands on no file is among them.
+    fn add_options(&mut self, options: &serde_json::Map<String, Value>, depth: usize) -> bool {
+        let mut remote = false;
+        for (key, value) in options {
+            let (node, option) = key.rsplit_once('.').unwrap_or(("", key));
+            match (option, value) {
+                ("driver", Value::String(driver)) => {
+                    if is_one_of(driver.as_bytes(), &NOT_FILES) {
+                        remote = true;
+                    } else if !is_one_of(driver.as_bytes(), &PATHS)
+                        && !is_one_of(driver.as_bytes(), &ON_OTHERS)
+                    {
+                        self.unknown(format!("unknown driver {driver:?}"));
+                    }
+                }
+                ("filename", Value::String(file)) => {
+                    let driver = if node.is_empty() { "driver".into() } else { format!("{node}.driver") };
+                    let driver = options.get(&driver).and_then(Value::as_str).unwrap_or_default();
+                    if is_one_of(driver.as_bytes(), &PATHS) {
+                        // A driver that is given takes the path as it stands, colons included.
+                        self.add_file(file.as_bytes());
+                    } else {
+                        self.add_name(file.as_bytes(), depth + 1);
+                    }
+                }
+                ("file" | "backing" | "data-file", Value::String(node)) if !node.is_empty() => {
+                    self.unknown(format!("it refers to the node {node:?}"));
+                }
+                (_, Value::Object(nested)) => remote |= self.add_options(nested, depth),
+                (_, Value::Array(items)) => {
+                    for item in items {
+                        match item {
+                            Value::Object(nested) => remote |= self.add_options(nested, depth),
+                            Value::Array(_) => self.unknown("a list within a list".into()),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        remote
+    }
+
+    fn unknown(&mut self, why: String) {
+        self.problem.get_or_insert(why);
+    }
+}
+
+/// Splits a name that begins with a protocol, as QEMU's `path_has_protocol` tells it.
+fn protocol(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = name.iter().position(|byte| matches!(byte, b':' | b'/'))?;
+    (name[end] == b':').then(|| (&name[..end], &name[end + 1..]))
+}
+
+fn is_one_of(word: &[u8], words: &[&str]) -> bool {
+    words.iter().any(|it| it.as_bytes() == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_the_files_that_qemu_would_open() {
+        for (name, files) in [
+            ("/b/base", vec!["/b/base"]),
+            ("../_base/x", vec!["../_base/x"]),
+            ("file:/b/base", vec!["/b/base"]),
+            ("file:///b/base", vec!["///b/base"]),
+            ("./a:b", vec!["./a:b"]),
+            ("host_device:/dev/sda", vec!["/dev/sda"]),
+            (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/b/base"}}"#, vec!["/b/base"]),
+            (r#"json:{"driver":"qcow2","file.driver":"file","file.filename":"/b/a:b"}"#, vec!["/b/a:b"]),
+            (r#"json:{"file.filename":"file:x"}"#, vec!["x"]),
+            (
+                r#"json:{"driver":"qcow2","file":{"filename":"a"},"backing":{"driver":"raw","file":{"filename":"b"}}}"#,
+                vec!["b", "a"],
+            ),
+            (
+                r#"json:{"driver":"quorum","children":[{"file":{"filename":"a"}},{"file":{"filename":"b"}}]}"#,
+                vec!["a", "b"],
+            ),
+            (r#"json:{"file":{"filename":"json:{\"driver\":\"file\",\"filename\":\"x\"}"}}"#, vec!["x"]),
+            ("nbd://desk/export", vec![]),
+            ("rbd:pool/image", vec![]),
+            (r#"json:{"driver":"raw","file":{"driver":"rbd","pool":"p","image":"i"}}"#, vec![]),
+            (
+                r#"json:{"driver":"qcow2","file":{"driver":"nbd","server":{"type":"unix","path":"/s"}},"backing":null}"#,
+                vec![],
+            ),
+        ] {
+            let files = files.into_iter().map(PathBuf::from).collect();
+            assert_eq!(parse(name.as_bytes()), Meaning { files, problem: None }, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_understood_is_a_problem() {
+        for name in [
+            "",
+            "..",
+            "file:",
+            "fat:/somewhere",
+            "a:b",
+            "json:",
+            "json:[]",
+            "json:{}",
+            "json:{'driver':'file','filename':'/b'}",
+            r#"json:{"driver":"qcow2"}"#,
+            r#"json:{"driver":"qcow2","file":"node0"}"#,
+            r#"json:{"driver":"surprise","file":{"filename":"/b"}}"#,
+        ] {
+            assert!(parse(name.as_bytes()).problem.is_some(), "{name}");
+        }
+        let nested = (0..20).fold("x".to_owned(), |inner, _| {
+            format!("json:{}", serde_json::json!({"file": {"filename": inner}}))
+        });
+        assert!(parse(nested.as_bytes()).problem.is_some());
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_keep_their_bytes() {
+        assert_eq!(parse(b"/b/\xff").files, [Path::new(OsStr::from_bytes(b"/b/\xff"))]);
+    }
+
+    #[test]
+    fn relative_names_start_at_the_directory_of_the_file_that_names_them() {
+        for (name, expected) in [("/a//./b", "/a/b"), ("../_base/x", "/i/u/../_base/x"), ("./x", "/i/u/x")] {
+            assert_eq!(resolve(Path::new("/i/u"), Path::new(name)), Path::new(expected));
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! One file a subcommand: gather, judge, render; no policy.
+
+mod explain;
+mod fname;
+mod prune;
+mod scan;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+use crate::evidence::Evidence;
+use crate::exit::Exit;
+
+/// Runs what the command line asks for.
+///
+/// # Errors
+/// Bad input, a refusal, [`crate::exit::AlreadyRunning`] or [`crate::exit::OutputFailed`].
+pub fn run(cli: &Cli) -> Result<Exit> {
+    match &cli.command {
+        Command::Fname(args) => fname::run(&cli.global, args),
+        Command::Scan => scan::run(&cli.global),
+        Command::Explain(args) => explain::run(&cli.global, args),
+        Command::Prune(args) => prune::run(&cli.global, args),
+    }
+}
+
+/// Says how the evidence was gathered, where that is wanted.
+fn tell(evidence: &Evidence, verbose: bool) {
+    if verbose {
+        let disks: usize = evidence.directories.values().map(|it| it.disks.len()).sum();
+        anstream::eprintln!(
+            "nova-imagecache: read {} cache files, {} directories with {disks} disks, and {} files elsewhere; listed the \
+             instances path {} times",
+            evidence.cache.as_ref().map_or(0, |it| it.files.len()),
+            evidence.directories.len(),
+            evidence.links.len(),
+            evidence.rounds
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! One file: is it a disk, and which files does its header name?
+
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use fs_err::os::unix::fs::OpenOptionsExt as _;
+use fs_err::{File, OpenOptions};
+use nix::libc;
+
+use super::{Disk, Problem};
+use crate::{backing_name, qcow2};
+
+/// How much of a `disk.info` is read, in bytes. nova writes a line for each disk of an instance.
+const LARGEST_DISK_INFO: u64 = 1 << 16;
+
+/// What became of reading a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum DiskRead {
+    /// A regular file.
+    Disk(Disk),
+    /// A directory, device, FIFO or socket.
+    NotADisk,
+    /// It is not there.
+    Missing,
+}
+
+/// Files of instance directories that nova never gives to an instance as a disk.
+pub fn is_never_a_disk(name: &OsStr) -> bool {
+    name == "disk.info" || name == "libvirt.xml" || name.as_bytes().starts_with(b"console.log")
+}
+
+/// Reads the header of a file, following links. Never blocks on what is not a regular file.
+pub(super) fn read(path: PathBuf) -> DiskRead {
+    match read_references(&path) {
+        Ok(Some((references, None))) => DiskRead::Disk(Disk { path, references, problem: None }),
+        Ok(Some((references, Some(text)))) => {
+            // What is in a raw disk is the guest's, who must not be able to stop the host's clean-up.
+            let problem = (!is_raw_by_disk_info(&path)).then_some(Problem { text, is_missing: false });
+            DiskRead::Disk(Disk { path, references, problem })
+        }
+        Ok(None) => DiskRead::NotADisk,
+        Err(error) if error.kind() == ErrorKind::NotFound => DiskRead::Missing,
+        Err(error) => DiskRead::Disk(unreadable(path, &error)),
+    }
+}
+
+/// A disk that tells nothing.
+pub(super) fn unreadable(path: PathBuf, error: &io::Error) -> Disk {
+    let problem = Problem { text: reason(error), is_missing: error.kind() == ErrorKind::NotFound };
+    Disk { path, references: Vec::new(), problem: Some(problem) }
+}
+
+/// An error without the path that fs-err puts before it: the reports have a field for that.
+pub(super) fn reason(error: &io::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(deeper) = source.source() {
+        source = deeper;
+    }
+    source.to_string()
+}
+
+/// The files that a regular file's header names, and why there may be more; `None` where it is no regular file.
+pub(super) fn read_references(path: &Path) -> io::Result<Option<(Vec<PathBuf>, Option<String>)>> {
+    // Not blocking, in case that it has become a FIFO since it was listed.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(None);
+    }
+    let mut head = vec![0; qcow2::FIRST_READ];
+    let mut wanted = head.len();
+    let header = loop {
+        head.resize(wanted, 0);
+        let length = fill(&file, &mut head)?;
+        let ended = length < wanted;
+        head.truncate(length);
+        // A file that shrank since is as long as what could be read of it.
+        let size = if ended { length as u64 } else { metadata.len().max(length as u64) };
+        match qcow2::read(&head, size) {
+            Ok(qcow2::Image::NoBacking) => return Ok(Some((Vec::new(), None))),
+            Ok(qcow2::Image::Qcow2(header)) => break header,
+            Ok(qcow2::Image::NeedsMore(more)) => wanted = more,
+            Err(error) => return Ok(Some((Vec::new(), Some(error.to_string())))),
+        }
+    };
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut references = Vec::new();
+    let mut problem = None;
+    for name in [header.backing_file, header.data_file].into_iter().flatten() {
+        let meaning = backing_name::parse(&name);
+        references.extend(meaning.files.iter().map(|file| backing_name::resolve(directory, file)));
+        if let Some(why) = meaning.problem {
+            problem = Some(format!("names {:?}: {why}", String::from_utf8_lossy(&name)));
+        }
+    }
+    Ok(Some((references, problem)))
+}
+
+/// Reads as much as there is, from the start of the file.
+fn fill(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.file().read_at(&mut buffer[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Whether the `disk.info` beside a file, which nova writes, says that it is raw.
+///
+/// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count.
+fn is_raw_by_disk_info(disk: &Path) -> bool {
+    let info = disk.with_file_name("disk.info");
+    let Ok(metadata) = fs_err::metadata(&info) else { return false };
+    if !metadata.is_file() || metadata.len() > LARGEST_DISK_INFO {
+        return false;
+    }
+    let Ok(text) = fs_err::read(&info) else { return false };
+    let Ok(formats) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&text) else {
+        return false;
+    };
+    let mut formats = formats
+        .iter()
+        .filter(|(path, _)| Path::new(path).file_name() == disk.file_name())
+        .map(|(_, format)| format == "raw")
+        .peekable();
+    formats.peek().is_some() && formats.all(|is_raw| is_raw)
+}

@@ -1,0 +1,463 @@
+//! Reads an instances path into [`Evidence`], with many calls under way at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::statfs::{self, FsType};
+
+use super::disk::{self, DiskRead};
+use super::{
+    Cache, CacheFile, Directory, Disk, Evidence, Identity, Layout, Problem, Stamp, Stat, Subdirectory,
+};
+use crate::time::Timestamp;
+
+/// How many opens and reads are under way at once. Not for the processor's sake: on slow storage each call waits.
+const THREADS: usize = 16;
+
+/// How often the instances path is listed again because something that had been listed was gone.
+const MOST_ROUNDS: usize = 32;
+
+/// How long a chain of files outside the instances path is followed.
+const LONGEST_CHAIN: usize = 64;
+
+/// How much of `compute_nodes` is read, in bytes.
+const LARGEST_COMPUTE_NODES: u64 = 1 << 24;
+
+/// A directory whose last change is not older than this when it is listed may change again without a new mtime: the
+/// clock of a filesystem moves in ticks, of up to two seconds on the coarsest, and need not be that of this machine.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+/// How far a pass has come, for a line of progress.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Directories and files that have been read.
+    pub done: AtomicUsize,
+    /// Directories and files that are to be read, as far as is known.
+    pub total: AtomicUsize,
+}
+
+/// Gathers everything.
+///
+/// # Errors
+/// Where the instances path or the cache directory is there but cannot be listed. What lies in them and cannot be read
+/// is no error but evidence.
+pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) -> Result<Evidence> {
+    let metadata = fs_err::metadata(&layout.instances_path)
+        .context("no instances path: name it with --instances-path")?;
+    if !metadata.is_dir() {
+        bail!("instances path {}: not a directory", layout.instances_path.display());
+    }
+    // The cache first: a file that a new instance begins to use while we read was then seen before its disk.
+    let cache = read_cache(layout, progress)?;
+    let mut evidence = Evidence {
+        layout: layout.clone(),
+        cache_is_shared_apart: cache.is_some() && is_shared_apart(layout),
+        cache,
+        directories: BTreeMap::new(),
+        links: BTreeMap::new(),
+        domain_disks: domain_disks.to_vec(),
+        compute_nodes: read_compute_nodes(&layout.instances_path.join("compute_nodes")),
+        restless: None,
+        rounds: 0,
+    };
+    evidence.read_directories(progress)?;
+    evidence.follow_links(progress);
+    Ok(evidence)
+}
+
+/// Reads the cache directory; `None` where there is none.
+///
+/// # Errors
+/// Where it is there but cannot be listed.
+pub fn read_cache(layout: &Layout, progress: &Progress) -> Result<Option<Cache>> {
+    let cache_dir = layout.cache_dir();
+    let metadata = match fs_err::metadata(&cache_dir) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound && !is_there(&cache_dir) => {
+            // Nothing to do is an answer only where there is something to ask.
+            fs_err::read_dir(&layout.instances_path)
+                .context("no instances path that can be listed: name it with --instances-path")?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context("cannot look into the cache directory"),
+    };
+    if !metadata.is_dir() {
+        bail!("cache directory {}: not a directory", cache_dir.display());
+    }
+    let mut names = Vec::new();
+    for entry in fs_err::read_dir(&cache_dir).context("cannot list the cache directory")? {
+        names.push(entry.context("cannot list the cache directory")?.file_name());
+    }
+    let files = in_parallel(&names, progress, |name| read_cache_file(&cache_dir.join(name)));
+    Ok(Some(Cache {
+        identity: Identity::from(&metadata),
+        files: names.into_iter().zip(files).filter_map(|(name, file)| Some((name, file?))).collect(),
+    }))
+}
+
+/// An entry of the cache directory, or `None` where it has gone.
+fn read_cache_file(path: &Path) -> Option<CacheFile> {
+    let nothing = |stat: Result<Stat, String>, problem| {
+        Some(CacheFile { path: path.to_owned(), stat, is_file: false, references: Vec::new(), problem })
+    };
+    let metadata = match fs_err::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            // A dangling link, or a loop of links, is there all the same.
+            let link = match fs_err::symlink_metadata(path) {
+                Ok(metadata) => Ok(Stat::from(&metadata)),
+                Err(error) if error.kind() == ErrorKind::NotFound => return None,
+                Err(error) => Err(disk::reason(&error)),
+            };
+            return nothing(link, Some(disk::reason(&error)));
+        }
+    };
+    let stat = Ok(Stat::from(&metadata));
+    if !metadata.is_file() {
+        return nothing(stat, None);
+    }
+    let (references, problem) = match disk::read_references(path) {
+        Ok(Some(read)) => read,
+        Ok(None) => return nothing(stat, None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+        Err(error) => (Vec::new(), Some(disk::reason(&error))),
+    };
+    Some(CacheFile { path: path.to_owned(), stat, is_file: true, references, problem })
+}
+
+/// What became of a directory since it was last read.
+enum DirectoryRead {
+    Unchanged,
+    /// It is gone, or something in it was gone when it was opened.
+    Vanished,
+    Read(Directory),
+}
+
+impl Evidence {
+    /// Reads every directory that is new or has changed, until nothing that was listed vanishes.
+    ///
+    /// nova renames `<uuid>` to `<uuid>_resize` and back at any time: what has vanished may be there under another
+    /// name. Returns the paths of the directories that were read.
+    ///
+    /// # Errors
+    /// Where the instances path cannot be listed.
+    fn read_directories(&mut self, progress: &Progress) -> Result<BTreeSet<PathBuf>> {
+        let mut read = BTreeSet::new();
+        for round in 1..=MOST_ROUNDS {
+            self.rounds = round;
+            let before = Stamp::of(&self.layout.instances_path)?;
+            let root = self.list_root()?;
+            let mut quiet = true;
+            let mut present = BTreeSet::from([PathBuf::new()]);
+            let mut level: Vec<(PathBuf, bool)> = root
+                .subdirectories
+                .iter()
+                .filter(|it| it.name != self.layout.subdirectory_name && it.name != "locks")
+                .map(|it| (PathBuf::from(&it.name), it.is_link))
+                .collect();
+            self.directories.insert(PathBuf::new(), root);
+            while !level.is_empty() {
+                let results = in_parallel(&level, progress, |(path, is_link)| {
+                    self.read_directory(path, *is_link, self.directories.get(path))
+                });
+                let mut deeper = Vec::new();
+                for ((path, _), result) in level.into_iter().zip(results) {
+                    match result {
+                        DirectoryRead::Vanished => {
+                            quiet = false;
+                            continue;
+                        }
+                        DirectoryRead::Unchanged => {}
+                        DirectoryRead::Read(directory) => {
+                            self.directories.insert(path.clone(), directory);
+                            read.insert(path.clone());
+                        }
+                    }
+                    if let Some(directory) = self.directories.get(&path) {
+                        deeper.extend(
+                            directory.subdirectories.iter().map(|it| (path.join(&it.name), it.is_link)),
+                        );
+                    }
+                    present.insert(path);
+                }
+                level = deeper;
+            }
+            self.directories.retain(|path, _| present.contains(path));
+            // A listing that was under way during a rename may show neither name.
+            if quiet && before.is_same_listing(Stamp::of(&self.layout.instances_path)?) {
+                return Ok(read);
+            }
+        }
+        self.restless = Some(format!("directories kept changing during {MOST_ROUNDS} attempts to read them"));
+        Ok(read)
+    }
+
+    /// Lists the instances path itself, and reads the files that lie directly in it.
+    fn list_root(&self) -> Result<Directory> {
+        for _ in 1..=MOST_ROUNDS {
+            if let DirectoryRead::Read(root) = self.read_directory(Path::new(""), false, None) {
+                if let Some(problem) = root.problem {
+                    bail!(
+                        "cannot list the instances path {}: {problem}",
+                        self.layout.instances_path.display()
+                    );
+                }
+                return Ok(root);
+            }
+        }
+        bail!(
+            "instances path {}: its files kept vanishing while they were read",
+            self.layout.instances_path.display()
+        )
+    }
+
+    fn read_directory(&self, below: &Path, is_link: bool, known: Option<&Directory>) -> DirectoryRead {
+        let path = self.layout.instances_path.join(below);
+        let mut directory = Directory { is_link, ..Directory::default() };
+        let stamp = match Stamp::of(&path) {
+            Ok(stamp) => stamp,
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_there(&path) => {
+                return DirectoryRead::Vanished;
+            }
+            Err(error) => {
+                directory.problem = Some(disk::reason(&error));
+                return DirectoryRead::Read(directory);
+            }
+        };
+        if known.is_some_and(|it| it.problem.is_none() && it.stamp == Some(stamp) && stamp.settled) {
+            return DirectoryRead::Unchanged;
+        }
+        directory.stamp = Some(stamp);
+        if self.cache.as_ref().is_some_and(|cache| cache.identity == stamp.identity) {
+            directory.is_cache = true;
+            return DirectoryRead::Read(directory);
+        }
+        match self.list(&path, below, &mut directory) {
+            Ok(true) => {}
+            Ok(false) => return DirectoryRead::Vanished,
+            Err(error) if error.kind() == ErrorKind::NotFound => return DirectoryRead::Vanished,
+            Err(error) => directory.problem = Some(disk::reason(&error)),
+        }
+        directory.disks.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        DirectoryRead::Read(directory)
+    }
+
+    /// Lists a directory and reads the disks in it; `false` where one has vanished.
+    fn list(&self, path: &Path, below: &Path, directory: &mut Directory) -> io::Result<bool> {
+        // Only these two have directories that matter: an instance's disks lie directly in its own.
+        let is_deep = below.as_os_str().is_empty() || below.as_os_str() == "snapshots";
+        for entry in fs_err::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if disk::is_never_a_disk(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let entry_type = entry.file_type()?;
+            let is_link = entry_type.is_symlink();
+            let file_type = if is_link {
+                match fs_err::metadata(&path) {
+                    Ok(metadata) => metadata.file_type(),
+                    // Among directories a link that leads nowhere is a directory that cannot be read.
+                    Err(_) if is_deep => {
+                        directory.subdirectories.push(Subdirectory { name, is_link });
+                        continue;
+                    }
+                    Err(error) => {
+                        directory.disks.push(dangling(path, &error));
+                        continue;
+                    }
+                }
+            } else {
+                entry_type
+            };
+            if file_type.is_dir() && is_deep {
+                directory.subdirectories.push(Subdirectory { name, is_link });
+            } else if file_type.is_file() {
+                match disk::read(path) {
+                    DiskRead::Disk(disk) => directory.disks.push(disk),
+                    DiskRead::NotADisk => {}
+                    DiskRead::Missing => return Ok(false),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the files that disks name and that lie in none of the directories, and those that they name in turn.
+    fn follow_links(&mut self, progress: &Progress) {
+        let mut wave: BTreeSet<PathBuf> = self.domain_disks.iter().cloned().collect();
+        for references in self
+            .directories
+            .values()
+            .flat_map(|it| &it.disks)
+            .map(|it| &it.references)
+            .chain(self.cache.iter().flat_map(|it| it.files.values()).map(|it| &it.references))
+        {
+            wave.extend(references.iter().filter(|it| !self.is_covered(it)).cloned());
+        }
+        for depth in 1.. {
+            let paths: Vec<PathBuf> = wave.into_iter().filter(|it| !self.links.contains_key(it)).collect();
+            if paths.is_empty() {
+                return;
+            }
+            let links = if depth > LONGEST_CHAIN {
+                let text = format!("a chain of more than {LONGEST_CHAIN} backing files leads here");
+                let problem = Problem { text, is_missing: false };
+                paths
+                    .into_iter()
+                    .map(|path| Disk { path, references: Vec::new(), problem: Some(problem.clone()) })
+                    .collect()
+            } else {
+                in_parallel(&paths, progress, |path| match disk::read(path.clone()) {
+                    DiskRead::Disk(disk) => disk,
+                    DiskRead::NotADisk => Disk { path: path.clone(), references: Vec::new(), problem: None },
+                    DiskRead::Missing => disk::unreadable(path.clone(), &ErrorKind::NotFound.into()),
+                })
+            };
+            wave = links
+                .iter()
+                .flat_map(|it| &it.references)
+                .filter(|it| !self.is_covered(it))
+                .cloned()
+                .collect();
+            self.links.extend(links.into_iter().map(|link| (link.path.clone(), link)));
+        }
+    }
+
+    /// Whether a file lies in a directory that was read anyway.
+    fn is_covered(&self, path: &Path) -> bool {
+        let Some(below) = self.below_instances_path(path) else { return false };
+        below.parent().is_some_and(|parent| {
+            parent.as_os_str() == self.layout.subdirectory_name
+                || self.directories.get(parent).is_some_and(|it| !it.is_link && it.problem.is_none())
+        })
+    }
+
+    /// The part of a path below the instances path, where it can be told from the text alone: `..` is undone only
+    /// behind a directory that is known to be no link.
+    pub fn below_instances_path(&self, path: &Path) -> Option<PathBuf> {
+        let mut below = PathBuf::new();
+        for component in path.strip_prefix(&self.layout.instances_path).ok()?.components() {
+            match component {
+                Component::Normal(name) => below.push(name),
+                Component::ParentDir if self.directories.get(&below).is_some_and(|it| !it.is_link) => {
+                    if !below.pop() {
+                        return None;
+                    }
+                }
+                _ => return None,
+            }
+        }
+        Some(below)
+    }
+}
+
+/// A link in the place of a disk that leads nowhere.
+fn dangling(path: PathBuf, error: &io::Error) -> Disk {
+    let text = format!("a link that cannot be followed: {}", disk::reason(error));
+    Disk { path, references: Vec::new(), problem: Some(Problem { text, is_missing: false }) }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs_err::metadata(path)?;
+        if !metadata.is_dir() {
+            return Err(ErrorKind::NotADirectory.into());
+        }
+        let stat = Stat::from(&metadata);
+        Ok(Self {
+            identity: stat.identity,
+            mtime: stat.mtime,
+            settled: stat.mtime.age_at(Timestamp::now()) > SETTLED_AFTER,
+        })
+    }
+
+    fn is_same_listing(self, other: Self) -> bool {
+        self.identity == other.identity && self.mtime == other.mtime
+    }
+}
+
+/// Whether a path names anything, a dangling link included.
+fn is_there(path: &Path) -> bool {
+    fs_err::symlink_metadata(path).is_ok()
+}
+
+/// The hosts that share this storage (nova's nova/virt/storage_users.py writes them).
+fn read_compute_nodes(path: &Path) -> Result<BTreeSet<String>, String> {
+    let read = || -> Result<BTreeSet<String>> {
+        let metadata = fs_err::metadata(path)?;
+        if !metadata.is_file() || metadata.len() > LARGEST_COMPUTE_NODES {
+            bail!("{}: not a file that nova could have written", path.display());
+        }
+        let nodes: BTreeMap<String, serde::de::IgnoredAny> =
+            serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
+        Ok(nodes.into_keys().collect())
+    };
+    read().map_err(|error| format!("{error:#}"))
+}
+
+/// Whether the cache directory is on a network filesystem other than that of the instances path.
+fn is_shared_apart(layout: &Layout) -> bool {
+    let device = |path: &Path| fs_err::metadata(path).map(|it| Identity::from(&it).dev).ok();
+    let cache_dir = layout.cache_dir();
+    device(&cache_dir) != device(&layout.instances_path)
+        // A filesystem that does not tell may be one.
+        && statfs::statfs(&cache_dir).map_or(true, |it| is_network_filesystem(it.filesystem_type()))
+}
+
+/// The magic numbers of filesystems that several machines can mount, from statfs(2) and the kernel's linux/magic.h.
+/// FUSE is among them, for sshfs and GlusterFS are.
+fn is_network_filesystem(magic: FsType) -> bool {
+    const NETWORK: [u32; 15] = [
+        0x6969,      // NFS
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB2
+        0x517b,      // SMB
+        0x00c3_6400, // Ceph
+        0x6573_5546, // FUSE
+        0x7461_636f, // OCFS2
+        0x0116_1970, // GFS2
+        0x4750_4653, // GPFS
+        0x0bd0_0bd0, // Lustre
+        0x0102_1997, // 9P
+        0x1983_0326, // BeeGFS
+        0x6b41_4653, // AFS
+        0x7375_7245, // Coda
+        0xaad7_aaea, // PanFS
+    ];
+    // The type of the number differs between platforms; its low 32 bits do not.
+    NETWORK.contains(&(magic.0 as u32))
+}
+
+/// Applies `work` to every item, several at once; the results are in the order of the items.
+fn in_parallel<T: Sync, R: Send>(items: &[T], progress: &Progress, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    progress.total.fetch_add(items.len(), Ordering::Relaxed);
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut results = Vec::new();
+        while let Some((index, item)) = {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            items.get(index).map(|item| (index, item))
+        } {
+            results.push((index, work(item)));
+            progress.done.fetch_add(1, Ordering::Relaxed);
+        }
+        results
+    };
+    let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..THREADS.min(items.len())).map(|_| scope.spawn(worker)).collect();
+        let mut results = worker();
+        for other in others {
+            // A panic of a worker is passed on, not hidden.
+            results.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        results
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
