@@ -21,6 +21,8 @@ pub mod evidence;
 pub mod exit;
 pub mod guard;
 pub mod inventory;
+pub mod lock;
+pub mod plan;
 pub mod qcow2;
 pub mod removal;
 pub mod report;

@@ -1,6 +1,28 @@
 //! The only place that deletes or touches anything.
+//!
+//! What is to be removed comes as values ([`intents`]), for a dry run as for a real one; [`Removal`] acts on them, one
+//! file at a time: lock, check everything again, unlink. One that fails is reported and the next is tried.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::libc;
+use nix::sys::stat::{Mode, futimens};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::Serialize;
+
+use crate::cache_name::{CacheName, Kind};
+use crate::evidence::{Evidence, Identity, SecondLook, Stat};
+use crate::lock::{HeldLock, Locks, is_open_in_qemu};
+use crate::plan::Plan;
+use crate::verdict::{Judged, Judgement, Verdict};
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -12,7 +34,7 @@ pub enum Outcome {
     WouldRemove,
     /// Its verdict, or the plan, keeps it.
     Kept,
-    /// nova holds its lock.
+    /// Somebody else, nova most likely, holds its lock.
     Locked,
     /// A running QEMU has it open.
     Open,
@@ -39,6 +61,11 @@ impl Outcome {
             Self::Failed => "failed",
         }
     }
+
+    /// Whether less was done than was promised.
+    pub const fn is_partial(self) -> bool {
+        matches!(self, Self::Changed | Self::Failed)
+    }
 }
 
 /// What became of one file, and why where that needs saying.
@@ -46,7 +73,7 @@ impl Outcome {
 pub struct Done {
     /// What became of it.
     pub outcome: Outcome,
-    /// Why, where it was not removed though it was removable.
+    /// Why it failed or counts as changed: path and cause.
     pub error: Option<String>,
 }
 
@@ -55,4 +82,257 @@ impl Done {
     pub const fn plain(outcome: Outcome) -> Self {
         Self { outcome, error: None }
     }
+
+    fn changed(error: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Changed, error: Some(error.into()) }
+    }
+}
+
+/// What became of each file of the cache.
+pub type Outcomes<'a> = BTreeMap<&'a OsStr, Done>;
+
+/// What a prune is to do with each file: `would_remove`, `kept`, or `changed` where the plan means another file.
+///
+/// This is what a dry run reports, and what [`Removal::remove`] acts on.
+pub fn intents<'a>(judgement: &'a Judgement<'a>, plan: Option<&Plan>) -> Outcomes<'a> {
+    let intent = |judged: &Judged<'_>| {
+        if judged.verdict != Verdict::Removable {
+            return Done::plain(Outcome::Kept);
+        }
+        match plan.map(|plan| plan.allows(judged)) {
+            None | Some(Some(true)) => Done::plain(Outcome::WouldRemove),
+            Some(None) => Done::plain(Outcome::Kept),
+            Some(Some(false)) => {
+                let path = judged.file.path.display();
+                Done::changed(format!("{path} is not the file of the plan: its size or mtime differs"))
+            }
+        }
+    };
+    judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect()
+}
+
+/// A cache directory that is being pruned.
+#[derive(Debug)]
+pub struct Removal<'a> {
+    evidence: &'a Evidence,
+    locks: &'a Locks,
+    cache_dir: OwnedFd,
+    second_look: SecondLook<'a>,
+    lock_wait: Duration,
+    /// What failed without a consequence for any file.
+    pub spare: Vec<String>,
+}
+
+impl<'a> Removal<'a> {
+    /// Opens the cache directory that the evidence is about. The run's lock must be held.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or is another one by now.
+    pub fn open(evidence: &'a Evidence, locks: &'a Locks, lock_wait: Duration) -> Result<Self> {
+        let path = evidence.layout.cache_dir();
+        let cannot_open = || format!("cannot open {}", path.display());
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let cache_dir = File::from(open(&path, flags, Mode::empty()).with_context(cannot_open)?);
+        let identity = Identity::from(&cache_dir.metadata().with_context(cannot_open)?);
+        if evidence.cache.as_ref().is_none_or(|cache| cache.identity != identity) {
+            bail!("{}: replaced while it was read: run this again", path.display());
+        }
+        let second_look = SecondLook::new(evidence);
+        Ok(Self { evidence, locks, cache_dir: cache_dir.into(), second_look, lock_wait, spare: Vec::new() })
+    }
+
+    /// Sets the mtime of every file in use to now, as nova does: a file's age is the time since it was last seen in
+    /// use. Returns how many were touched, and what went wrong with the others.
+    pub fn touch(&self, judgement: &Judgement<'_>) -> (usize, Vec<String>) {
+        let mut touched = 0;
+        let mut failures = Vec::new();
+        for judged in judgement.files.iter().filter(|it| it.verdict == Verdict::InUse) {
+            match self.touch_one(judged) {
+                Ok(()) => touched += 1,
+                Err(error) => {
+                    failures.push(format!("cannot touch {}: {error:#}", judged.file.path.display()))
+                }
+            }
+        }
+        (touched, failures)
+    }
+
+    fn touch_one(&self, judged: &Judged<'_>) -> Result<()> {
+        let file = self.open_file(judged.name)?;
+        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(Identity::from(&file.metadata()?)) {
+            bail!("replaced since it was judged");
+        }
+        Ok(futimens(&file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
+    }
+
+    /// Removes every file that is to be removed, each with its `.info` file, and says what became of it.
+    pub fn remove<'j>(&mut self, judgement: &'j Judgement<'j>, intents: Outcomes<'j>) -> Outcomes<'j> {
+        let mut outcomes = intents;
+        for judged in &judgement.files {
+            // An `.info` file goes with the file that it belongs to, which comes before it.
+            if outcomes.get(judged.name).is_none_or(|it| it.outcome != Outcome::WouldRemove) {
+                continue;
+            }
+            if let CacheName::Info { of } = CacheName::parse(judged.name)
+                && let Some(owner) = outcomes.get(OsStr::new(of))
+                && self.evidence.cache_file(OsStr::new(of)).is_some_and(|it| it.is_file)
+            {
+                let done = owner.clone();
+                outcomes.insert(judged.name, done);
+                continue;
+            }
+            let mut info_name = judged.name.to_owned();
+            info_name.push(".info");
+            let info = judgement
+                .file(&info_name)
+                .filter(|it| outcomes.get(it.name).is_some_and(|it| it.outcome == Outcome::WouldRemove));
+            let (done, info_done) = self.remove_one(judged, info);
+            outcomes.insert(judged.name, done);
+            if let Some((info, done)) = info.zip(info_done) {
+                outcomes.insert(info.name, done);
+            }
+        }
+        outcomes
+    }
+
+    fn remove_one(&mut self, judged: &Judged<'_>, info: Option<&Judged<'_>>) -> (Done, Option<Done>) {
+        let path = judged.file.path.display();
+        let failed = |error: anyhow::Error| Done {
+            outcome: Outcome::Failed,
+            error: Some(format!("Failed to remove {path}: {error:#}")),
+        };
+        let locks = match self.lock(judged.name) {
+            Ok(Some(locks)) => locks,
+            Ok(None) => return (Done::plain(Outcome::Locked), None),
+            Err(error) => return (failed(error), None),
+        };
+        match self.check(judged) {
+            Ok(None) => {}
+            Ok(Some(done)) => return (done, None),
+            Err(error) => return (failed(error), None),
+        }
+        let spare: Vec<&HeldLock> = locks
+            .iter()
+            .enumerate()
+            .filter(|(index, lock)| {
+                // The last is the file's own.
+                lock.is_marked() || index + 1 == locks.len() && self.lock_goes_with(judged)
+            })
+            .map(|(_, lock)| lock)
+            .collect();
+        spare.iter().for_each(|lock| self.locks.mark(lock));
+        // Of all that was checked this can change most silently: nova sets it when it is about to use the file.
+        match self.stat(judged.name) {
+            Ok(Some(stat)) if judged.file.stat == Ok(stat) => {}
+            Ok(_) => return (changed_file(judged), None),
+            Err(error) => return (failed(error), None),
+        }
+        if let Err(error) = self.unlink(judged.name) {
+            return (failed(error), None);
+        }
+        let info_done = info.map(|info| match self.remove_info(info) {
+            Ok(done) => done,
+            Err(error) => Done {
+                outcome: Outcome::Failed,
+                error: Some(format!("Failed to remove {}: {error:#}", info.file.path.display())),
+            },
+        });
+        for lock in spare {
+            if let Err(error) = self.locks.remove(lock) {
+                self.spare.push(format!("removed {path}, but not its lock file: {error}"));
+            }
+        }
+        (Done::plain(Outcome::Removed), info_done)
+    }
+
+    /// The locks of a file, in order: for copies the original's first, under which nova makes them. For `.info` files
+    /// and broken downloads those of the file that they belong to. `None` where one cannot be had in time.
+    fn lock(&self, name: &OsStr) -> Result<Option<Vec<HeldLock>>> {
+        let deadline = Instant::now() + self.lock_wait;
+        let own = match CacheName::parse(name) {
+            CacheName::Info { of } | CacheName::Partial { of } => OsStr::new(of),
+            _ => name,
+        };
+        let original = match CacheName::parse(own) {
+            CacheName::Resized { fingerprint } | CacheName::Small { fingerprint } => Some(fingerprint),
+            _ => None,
+        };
+        let mut held = Vec::new();
+        for name in original.map(OsStr::new).into_iter().chain([own]) {
+            let lock = self
+                .locks
+                .acquire(name, deadline)
+                .with_context(|| format!("cannot lock {}", self.evidence.layout.nova_lock(name).display()))?;
+            match lock {
+                Some(lock) => held.push(lock),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(held))
+    }
+
+    /// Everything again, under the lock: still the same file, named by nobody who has come since, open in no QEMU.
+    fn check(&mut self, judged: &Judged<'_>) -> Result<Option<Done>> {
+        let file = match self.open_file(judged.name) {
+            Ok(file) => file,
+            Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => {
+                return Ok(Some(changed_file(judged)));
+            }
+            Err(error) => return Err(error),
+        };
+        if judged.file.stat != Ok(Stat::from(&file.metadata()?)) {
+            return Ok(Some(changed_file(judged)));
+        }
+        if let Some(why) = self.second_look.keeps(judged.name)? {
+            return Ok(Some(Done::changed(format!("{} is kept: {why}", judged.file.path.display()))));
+        }
+        if is_open_in_qemu(&file).context("cannot ask for QEMU's locks")? {
+            return Ok(Some(Done::plain(Outcome::Open)));
+        }
+        Ok(None)
+    }
+
+    /// Whether a file's lock file goes with it. That of a file that stays does not, nor do those of swap and
+    /// ephemeral files: nova keeps them.
+    fn lock_goes_with(&self, judged: &Judged<'_>) -> bool {
+        match CacheName::parse(judged.name) {
+            CacheName::Info { of } | CacheName::Partial { of } => {
+                matches!(self.stat(OsStr::new(of)), Ok(None))
+            }
+            _ => matches!(judged.kind, Kind::Original | Kind::Resized | Kind::Small),
+        }
+    }
+
+    fn remove_info(&self, info: &Judged<'_>) -> Result<Done> {
+        match self.stat(info.name)? {
+            Some(stat) if info.file.stat == Ok(stat) => self.unlink(info.name)?,
+            // Whoever removed it did what was to be done.
+            None => {}
+            Some(_) => return Ok(changed_file(info)),
+        }
+        Ok(Done::plain(Outcome::Removed))
+    }
+
+    fn unlink(&self, name: &OsStr) -> Result<()> {
+        Ok(unlinkat(&self.cache_dir, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    fn open_file(&self, name: &OsStr) -> Result<File> {
+        // Not blocking, in case that it has become a FIFO.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.cache_dir, name, flags, Mode::empty())?))
+    }
+
+    /// The file that a name stands for now.
+    fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
+        match self.open_file(name) {
+            Ok(file) => Ok(Some(Stat::from(&file.metadata()?))),
+            Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn changed_file(judged: &Judged<'_>) -> Done {
+    Done::changed(format!("{} is no longer the file that was judged", judged.file.path.display()))
 }

@@ -168,6 +168,13 @@ pub struct Judgement<'a> {
     pub directories_with_disks: usize,
 }
 
+impl<'a> Judgement<'a> {
+    /// A file by its name.
+    pub fn file(&self, name: &OsStr) -> Option<&Judged<'a>> {
+        self.files.binary_search_by(|it| it.name.cmp(name)).ok().map(|index| &self.files[index])
+    }
+}
+
 /// Judges every file.
 pub fn judge<'a>(
     evidence: &'a Evidence,
@@ -461,7 +468,7 @@ impl<'a> Disks<'a> {
     ) {
         let Some(base_name) = reference.file_name() else { return };
         let named = self.named.entry(base_name).or_default();
-        named.is_of_cache |= is_named_as_cache(evidence, reference)
+        named.is_of_cache |= evidence.is_named_as_cache(reference)
             && evidence.links.get(reference).is_none_or(|link| link.problem.is_some());
         named.instances.extend(owners);
         let disks = if is_unlisted { &mut named.unlisted_disks } else { &mut named.disks };
@@ -473,11 +480,7 @@ impl<'a> Disks<'a> {
     /// Notes a file that a disk stands on and that cannot be read, unless that cannot hide anything.
     fn check_link(&mut self, evidence: &Evidence, link: &Disk) {
         let Some(problem) = &link.problem else { return };
-        // One of a cache directory that has moved: its base name is what counts.
-        let excused = is_named_as_cache(evidence, &link.path)
-            // A broken instance of this host: there is nothing that could be read.
-            || problem.is_missing && link.path.starts_with(&evidence.layout.instances_path);
-        if !excused {
+        if !evidence.hides_nothing(link) {
             self.note(link.path.clone(), &problem.text, true);
         }
     }
@@ -486,11 +489,6 @@ impl<'a> Disks<'a> {
         self.unreadable.push(Unreadable { path, error: error.to_owned(), blocks });
         self.complete &= !blocks;
     }
-}
-
-/// Whether a file lies in a directory of the cache directory's name.
-fn is_named_as_cache(evidence: &Evidence, file: &Path) -> bool {
-    file.parent().and_then(Path::file_name) == Some(&evidence.layout.subdirectory_name)
 }
 
 struct Judge<'a, 'b> {

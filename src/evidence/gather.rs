@@ -53,19 +53,29 @@ pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) ->
     }
     // The cache first: a file that a new instance begins to use while we read was then seen before its disk.
     let cache = read_cache(layout, progress)?;
+    let walker = Walker { layout, cache: cache.as_ref().map(|it| it.identity), progress };
+    let walk = walker.walk(|_| None)?;
     let mut evidence = Evidence {
         layout: layout.clone(),
         cache_is_shared_apart: cache.is_some() && is_shared_apart(layout),
         cache,
-        directories: BTreeMap::new(),
+        directories: walk.read,
         links: BTreeMap::new(),
         domain_disks: domain_disks.to_vec(),
         compute_nodes: read_compute_nodes(&layout.instances_path.join("compute_nodes")),
-        restless: None,
-        rounds: 0,
+        restless: walk.restless,
+        rounds: walk.rounds,
     };
-    evidence.read_directories(progress)?;
-    evidence.follow_links(progress);
+    let references = evidence
+        .directories
+        .values()
+        .flat_map(|it| &it.disks)
+        .map(|it| &it.references)
+        .chain(evidence.cache.iter().flat_map(|it| it.files.values()).map(|it| &it.references))
+        .flatten()
+        .filter(|it| !evidence.is_covered(it));
+    let wave = references.chain(&evidence.domain_disks).cloned().collect();
+    evidence.links = follow_links(wave, |path| evidence.is_covered(path), progress);
     Ok(evidence)
 }
 
@@ -137,18 +147,34 @@ enum DirectoryRead {
     Read(Directory),
 }
 
-impl Evidence {
-    /// Reads every directory that is new or has changed, until nothing that was listed vanishes.
+/// Reads directories of disks.
+pub(super) struct Walker<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) cache: Option<Identity>,
+    pub(super) progress: &'a Progress,
+}
+
+/// What a walk over all directories found.
+pub(super) struct Walk {
+    /// The directories that were not known, or have changed since.
+    pub(super) read: BTreeMap<PathBuf, Directory>,
+    /// Why the walk came to no end, if it did not.
+    pub(super) restless: Option<String>,
+    /// How often the instances path was listed.
+    pub(super) rounds: usize,
+}
+
+impl Walker<'_> {
+    /// Reads every directory that is not `known` or has changed since, until nothing that was listed vanishes.
     ///
     /// nova renames `<uuid>` to `<uuid>_resize` and back at any time: what has vanished may be there under another
-    /// name. Returns the paths of the directories that were read.
+    /// name.
     ///
     /// # Errors
     /// Where the instances path cannot be listed.
-    fn read_directories(&mut self, progress: &Progress) -> Result<BTreeSet<PathBuf>> {
-        let mut read = BTreeSet::new();
-        for round in 1..=MOST_ROUNDS {
-            self.rounds = round;
+    pub(super) fn walk<'k>(&self, known: impl Fn(&Path) -> Option<&'k Directory> + Sync) -> Result<Walk> {
+        let mut read: BTreeMap<PathBuf, Directory> = BTreeMap::new();
+        for rounds in 1..=MOST_ROUNDS {
             let before = Stamp::of(&self.layout.instances_path)?;
             let root = self.list_root()?;
             let mut quiet = true;
@@ -159,10 +185,10 @@ impl Evidence {
                 .filter(|it| it.name != self.layout.subdirectory_name && it.name != "locks")
                 .map(|it| (PathBuf::from(&it.name), it.is_link))
                 .collect();
-            self.directories.insert(PathBuf::new(), root);
+            read.insert(PathBuf::new(), root);
             while !level.is_empty() {
-                let results = in_parallel(&level, progress, |(path, is_link)| {
-                    self.read_directory(path, *is_link, self.directories.get(path))
+                let results = in_parallel(&level, self.progress, |(path, is_link)| {
+                    self.read_directory(path, *is_link, read.get(path).or_else(|| known(path)))
                 });
                 let mut deeper = Vec::new();
                 for ((path, _), result) in level.into_iter().zip(results) {
@@ -173,27 +199,25 @@ impl Evidence {
                         }
                         DirectoryRead::Unchanged => {}
                         DirectoryRead::Read(directory) => {
-                            self.directories.insert(path.clone(), directory);
-                            read.insert(path.clone());
+                            read.insert(path.clone(), directory);
                         }
                     }
-                    if let Some(directory) = self.directories.get(&path) {
-                        deeper.extend(
-                            directory.subdirectories.iter().map(|it| (path.join(&it.name), it.is_link)),
-                        );
+                    if let Some(directory) = read.get(&path).or_else(|| known(&path)) {
+                        let below = directory.subdirectories.iter();
+                        deeper.extend(below.map(|it| (path.join(&it.name), it.is_link)));
                     }
                     present.insert(path);
                 }
                 level = deeper;
             }
-            self.directories.retain(|path, _| present.contains(path));
+            read.retain(|path, _| present.contains(path));
             // A listing that was under way during a rename may show neither name.
             if quiet && before.is_same_listing(Stamp::of(&self.layout.instances_path)?) {
-                return Ok(read);
+                return Ok(Walk { read, restless: None, rounds });
             }
         }
-        self.restless = Some(format!("directories kept changing during {MOST_ROUNDS} attempts to read them"));
-        Ok(read)
+        let restless = format!("directories kept changing during {MOST_ROUNDS} attempts to read them");
+        Ok(Walk { read, restless: Some(restless), rounds: MOST_ROUNDS })
     }
 
     /// Lists the instances path itself, and reads the files that lie directly in it.
@@ -232,7 +256,7 @@ impl Evidence {
             return DirectoryRead::Unchanged;
         }
         directory.stamp = Some(stamp);
-        if self.cache.as_ref().is_some_and(|cache| cache.identity == stamp.identity) {
+        if self.cache == Some(stamp.identity) {
             directory.is_cache = true;
             return DirectoryRead::Read(directory);
         }
@@ -287,50 +311,41 @@ impl Evidence {
         }
         Ok(true)
     }
+}
 
-    /// Reads the files that disks name and that lie in none of the directories, and those that they name in turn.
-    fn follow_links(&mut self, progress: &Progress) {
-        let mut wave: BTreeSet<PathBuf> = self.domain_disks.iter().cloned().collect();
-        for references in self
-            .directories
-            .values()
-            .flat_map(|it| &it.disks)
-            .map(|it| &it.references)
-            .chain(self.cache.iter().flat_map(|it| it.files.values()).map(|it| &it.references))
-        {
-            wave.extend(references.iter().filter(|it| !self.is_covered(it)).cloned());
+/// Reads the files that disks name and that lie in none of the directories, and those that they name in turn.
+pub(super) fn follow_links(
+    mut wave: BTreeSet<PathBuf>,
+    is_covered: impl Fn(&Path) -> bool,
+    progress: &Progress,
+) -> BTreeMap<PathBuf, Disk> {
+    let mut links: BTreeMap<PathBuf, Disk> = BTreeMap::new();
+    for depth in 1.. {
+        let paths: Vec<PathBuf> = wave.into_iter().filter(|it| !links.contains_key(it)).collect();
+        if paths.is_empty() {
+            break;
         }
-        for depth in 1.. {
-            let paths: Vec<PathBuf> = wave.into_iter().filter(|it| !self.links.contains_key(it)).collect();
-            if paths.is_empty() {
-                return;
-            }
-            let links = if depth > LONGEST_CHAIN {
-                let text = format!("a chain of more than {LONGEST_CHAIN} backing files leads here");
-                let problem = Problem { text, is_missing: false };
-                paths
-                    .into_iter()
-                    .map(|path| Disk { path, references: Vec::new(), problem: Some(problem.clone()) })
-                    .collect()
-            } else {
-                in_parallel(&paths, progress, |path| match disk::read(path.clone()) {
-                    DiskRead::Disk(disk) => disk,
-                    DiskRead::NotADisk => Disk { path: path.clone(), references: Vec::new(), problem: None },
-                    DiskRead::Missing => disk::unreadable(path.clone(), &ErrorKind::NotFound.into()),
-                })
-            };
-            wave = links
-                .iter()
-                .flat_map(|it| &it.references)
-                .filter(|it| !self.is_covered(it))
-                .cloned()
-                .collect();
-            self.links.extend(links.into_iter().map(|link| (link.path.clone(), link)));
-        }
+        let read = if depth > LONGEST_CHAIN {
+            let text = format!("a chain of more than {LONGEST_CHAIN} backing files leads here");
+            let problem = Some(Problem { text, is_missing: false });
+            let unread = |path| Disk { path, references: Vec::new(), problem: problem.clone() };
+            paths.into_iter().map(unread).collect()
+        } else {
+            in_parallel(&paths, progress, |path| match disk::read(path.clone()) {
+                DiskRead::Disk(disk) => disk,
+                DiskRead::NotADisk => Disk { path: path.clone(), references: Vec::new(), problem: None },
+                DiskRead::Missing => disk::unreadable(path.clone(), &ErrorKind::NotFound.into()),
+            })
+        };
+        wave = read.iter().flat_map(|it| &it.references).filter(|it| !is_covered(it)).cloned().collect();
+        links.extend(read.into_iter().map(|link| (link.path.clone(), link)));
     }
+    links
+}
 
+impl Evidence {
     /// Whether a file lies in a directory that was read anyway.
-    fn is_covered(&self, path: &Path) -> bool {
+    pub(super) fn is_covered(&self, path: &Path) -> bool {
         let Some(below) = self.below_instances_path(path) else { return false };
         below.parent().is_some_and(|parent| {
             parent.as_os_str() == self.layout.subdirectory_name

@@ -1,10 +1,11 @@
 //! Plain facts about an instances path: what is in the cache, which disks there are, and which files they name.
 //!
-//! "Could not be read" is a fact like the others. [`gather`] collects them and is, with [`Evidence::look_again`], the
+//! "Could not be read" is a fact like the others. [`gather`] collects them and is, with [`SecondLook`], the
 //! only reader of instance and cache directories; what the facts mean is for [`crate::verdict`] to say.
 
 mod disk;
 mod gather;
+mod second_look;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub use disk::is_never_a_disk;
 pub use gather::{Progress, gather, read_cache};
+pub use second_look::SecondLook;
 
 use crate::cache_name::{CacheName, Kind};
 use crate::time::Timestamp;
@@ -36,6 +38,13 @@ impl Layout {
     /// The directory of nova's lock files.
     pub fn locks_dir(&self) -> PathBuf {
         self.instances_path.join("locks")
+    }
+
+    /// nova's lock file for a cache file.
+    pub fn nova_lock(&self, cache_file: &OsStr) -> PathBuf {
+        let mut name = OsString::from("nova-");
+        name.push(cache_file);
+        self.locks_dir().join(name)
     }
 }
 
@@ -196,5 +205,19 @@ impl Evidence {
     /// A cache file by its name.
     pub fn cache_file(&self, name: &OsStr) -> Option<&CacheFile> {
         self.cache.as_ref().and_then(|cache| cache.files.get(name))
+    }
+
+    /// Whether a file lies in a directory of the cache directory's name.
+    pub fn is_named_as_cache(&self, file: &Path) -> bool {
+        file.parent().and_then(Path::file_name) == Some(&self.layout.subdirectory_name)
+    }
+
+    /// Whether a file elsewhere that a disk stands on, and that cannot be read, hides no name of a cache file.
+    pub fn hides_nothing(&self, link: &Disk) -> bool {
+        // One of a cache directory that has moved: its base name is what counts.
+        self.is_named_as_cache(&link.path)
+            // A broken instance of this host: there is nothing that could be read.
+            || link.problem.as_ref().is_none_or(|it| it.is_missing)
+                && link.path.starts_with(&self.layout.instances_path)
     }
 }

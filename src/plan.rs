@@ -1,0 +1,163 @@
+//! A plan: the JSON of a dry run, reviewed, as the most that a prune may remove.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::evidence::Layout;
+use crate::report::json::SCHEMA_VERSION;
+use crate::verdict::Judged;
+
+/// The files that a dry run would have removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    files: HashMap<OsString, PlannedFile>,
+}
+
+/// What a plan says of a file: enough to tell another one of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PlannedFile {
+    size_bytes: u64,
+    /// As the report wrote it, so that no digit is lost.
+    mtime: String,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    schema_version: u32,
+    command: String,
+    #[serde(default)]
+    dry_run: bool,
+    instances_path: PathBuf,
+    cache_dir: PathBuf,
+    files: Vec<File>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    name: String,
+    name_bytes: Option<String>,
+    size_bytes: Option<u64>,
+    mtime: Option<String>,
+    outcome: String,
+}
+
+impl Plan {
+    /// Reads a plan from a file.
+    ///
+    /// # Errors
+    /// Those of [`Plan::parse`], and where the file cannot be read.
+    pub fn load(file: &Path, layout: &Layout) -> Result<Self> {
+        let text = fs_err::read(file).context("cannot read the plan")?;
+        Self::parse(&text, layout).with_context(|| format!("plan {}", file.display()))
+    }
+
+    /// Reads a plan for an instances path.
+    ///
+    /// # Errors
+    /// Where the text is not what a dry run of this instances path prints.
+    pub fn parse(text: &[u8], layout: &Layout) -> Result<Self> {
+        // The version first: a later one may have another shape.
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u32,
+        }
+        const WHAT: &str = "not the output of prune --dry-run --format json";
+        let version: Version = serde_json::from_slice(text).context(WHAT)?;
+        if version.schema_version != SCHEMA_VERSION {
+            bail!(
+                "schema_version {}: only {SCHEMA_VERSION} is known: make the plan anew",
+                version.schema_version
+            );
+        }
+        let mut deserializer = serde_json::Deserializer::from_slice(text);
+        let document: Document = serde_path_to_error::deserialize(&mut deserializer).context(WHAT)?;
+        if document.schema_version != SCHEMA_VERSION || document.command != "prune" || !document.dry_run {
+            bail!("{WHAT}: make it with that command");
+        }
+        if document.instances_path != layout.instances_path || document.cache_dir != layout.cache_dir() {
+            bail!("made for {}, not for {}", document.cache_dir.display(), layout.cache_dir().display());
+        }
+        let mut files = HashMap::new();
+        for (index, file) in document.files.into_iter().enumerate() {
+            if file.outcome != "would_remove" {
+                continue;
+            }
+            let row = index + 1;
+            let name = match file.name_bytes {
+                None => file.name.into(),
+                Some(hex) => {
+                    from_hex(&hex).with_context(|| format!("files: row {row}: \"name_bytes\": not hex"))?
+                }
+            };
+            let (Some(size_bytes), Some(mtime)) = (file.size_bytes, file.mtime) else {
+                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\"");
+            };
+            files.insert(name, PlannedFile { size_bytes, mtime });
+        }
+        Ok(Self { files })
+    }
+
+    /// Whether a file is the one that the plan would remove; `None` where the plan would not remove one of that name.
+    pub fn allows(&self, judged: &Judged<'_>) -> Option<bool> {
+        let planned = self.files.get(judged.name)?;
+        let stat = judged.file.stat.as_ref().ok()?;
+        Some(stat.size_bytes == planned.size_bytes && stat.mtime.rfc3339().as_ref() == Some(&planned.mtime))
+    }
+}
+
+fn from_hex(hex: &str) -> Option<OsString> {
+    let digits: Vec<u8> = hex.chars().map(|it| it.to_digit(16).map(|it| it as u8)).collect::<Option<_>>()?;
+    let (pairs, rest) = digits.as_chunks::<2>();
+    rest.is_empty().then(|| OsString::from_vec(pairs.iter().map(|[high, low]| high << 4 | low).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(change: impl Fn(&mut serde_json::Value)) -> Result<Plan> {
+        let mut document = serde_json::json!({
+            "schema_version": 1, "command": "prune", "dry_run": true, "instances_path": "/i", "cache_dir": "/i/_base",
+            "files": [
+                {"name": "swap_1", "size_bytes": 7, "mtime": "2026-01-01T00:00:00.000000001Z", "outcome": "would_remove"},
+                {"name": "swap_2", "size_bytes": 7, "mtime": "2026-01-01T00:00:00.000000001Z", "outcome": "kept"},
+                {"name": "\u{fffd}", "name_bytes": "ff0a", "size_bytes": 1, "mtime": "x", "outcome": "would_remove"},
+            ],
+        });
+        change(&mut document);
+        let layout = Layout { instances_path: "/i".into(), subdirectory_name: "_base".into() };
+        Plan::parse(document.to_string().as_bytes(), &layout)
+    }
+
+    #[test]
+    fn a_plan_has_the_files_that_a_dry_run_would_remove() {
+        let plan = parse(|_| {}).unwrap();
+        let mut names: Vec<_> = plan.files.keys().cloned().collect();
+        names.sort();
+        assert_eq!(names, [OsString::from("swap_1"), OsString::from_vec(vec![0xff, 0x0a])]);
+    }
+
+    #[test]
+    fn what_is_no_plan_for_this_path_is_refused() {
+        for (pointer, value, expected) in [
+            ("/schema_version", serde_json::json!(2), "schema_version 2"),
+            ("/command", serde_json::json!("explain"), "not the output of prune --dry-run"),
+            ("/dry_run", serde_json::json!(false), "not the output of prune --dry-run"),
+            ("/instances_path", serde_json::json!("/j"), "made for"),
+            ("/cache_dir", serde_json::json!("/i/_base2"), "made for /i/_base2, not for /i/_base"),
+            ("/files/0/size_bytes", serde_json::json!("7"), "files[0].size_bytes"),
+            ("/files/0/mtime", serde_json::Value::Null, "row 1: no \"size_bytes\" or no \"mtime\""),
+            ("/files/2/name_bytes", serde_json::json!("f"), "row 3: \"name_bytes\""),
+            ("/files", serde_json::json!({}), "files"),
+        ] {
+            let error =
+                parse(|document| *document.pointer_mut(pointer).unwrap() = value.clone()).unwrap_err();
+            assert!(format!("{error:#}").contains(expected), "{pointer}: {error:#}");
+        }
+    }
+}
