@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 use assert_cmd::Command;
@@ -28,6 +29,9 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The host that the command is told it runs on.
 pub const HOST: &str = "compute-1";
+
+/// Debian's `nobody` and `nogroup`.
+const NOBODY: u32 = 65534;
 
 /// An instances path with a cache directory, in a directory of its own that goes when this does.
 pub struct World {
@@ -173,13 +177,79 @@ impl World {
         }
         let mut command = Command::new(tool("setpriv", "util-linux"));
         command.env_clear().current_dir("/");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy);
+        command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}"));
+        command.arg("--clear-groups").arg(copy);
         command
+    }
+
+    /// Gives everything to the user of [`World::as_nobody`].
+    pub fn give_to_nobody(&self) {
+        if nix::unistd::geteuid().is_root() {
+            for path in Snapshot::of(self.dir.path()).0.keys() {
+                std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
+    }
+
+    pub fn set_mode(&self, below: impl AsRef<Path>, mode: u32) {
+        fs_err::set_permissions(self.path(below), PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    /// The names in the cache directory, sorted.
+    pub fn cache_names(&self) -> Vec<String> {
+        let entries = fs_err::read_dir(self.path("_base")).unwrap();
+        let mut names: Vec<_> = entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// Takes the lock that nova takes on a cache file, with the real oslo.concurrency, until it is dropped.
+    pub fn hold_nova_lock(&self, file_name: &str) -> NovaLock {
+        NovaLock::take(&self.path("locks"), file_name)
     }
 
     /// Everything that a pass could change, the locks among it.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::of(self.dir.path())
+    }
+}
+
+/// nova's lock on a cache file, held by a process of oslo.concurrency.
+pub struct NovaLock(Child);
+
+impl NovaLock {
+    fn take(locks: &Path, file_name: &str) -> Self {
+        const SCRIPT: &str = "\
+import sys
+from oslo_concurrency import lockutils
+with lockutils.lock(sys.argv[2], lock_file_prefix='nova-', external=True, lock_path=sys.argv[1]):
+    print('held', flush=True)
+    sys.stdin.read()
+";
+        let python = std::env::var_os("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|| "python3".into());
+        let mut child = std::process::Command::new(python)
+            .args(["-c", SCRIPT])
+            .arg(locks)
+            .arg(file_name)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 is not installed: install the package python3 (see tests/run)");
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(
+            said, "held\n",
+            "install oslo.concurrency by pip and let NOVA_IMAGECACHE_PYTHON name its python"
+        );
+        Self(child)
+    }
+}
+
+impl Drop for NovaLock {
+    fn drop(&mut self) {
+        // The end of its input ends it, and with it the lock.
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
     }
 }
 

@@ -1,0 +1,463 @@
+//! nova's own unit test of the pass, case by case, on real files: tests/README.md says which test here stands for which
+//! case there.
+
+mod common;
+
+use std::time::{Duration, SystemTime};
+
+use common::{DAY, HOST, HOUR, Run, World, list, mtime, set_age, set_mtime, text};
+use nova_imagecache::cache_name::cache_file_name;
+use serde_json::json;
+
+/// A fingerprint that the reference uses, of an image whose id nobody knows.
+const E97: &str = "e97222e91fc4241f49a7f520d1dcf446751129b3";
+const NO_ARGS: [&str; 0] = [];
+
+/// Three instances of the reference, of no image, and a directory with a disk for one of them.
+fn world_with_a_disk_on(directory: &str, backing: &str) -> World {
+    let world = World::new();
+    world.cache_file(backing, 30 * DAY);
+    world.instance_disk(directory, backing);
+    let names = ["instance-00000001", "instance-00000002", "instance-00000003", "banana-42-hamster"];
+    let rows: Vec<_> = names.iter().map(|name| json!({"name": name, "host": HOST})).collect();
+    world.inventory(&json!(rows));
+    world
+}
+
+/// A file of that name with its `.info` and the lock file that nova left.
+fn world_with_a_base_file(name: &str) -> World {
+    let world = World::new();
+    world.cache_file(name, Duration::ZERO);
+    fs_err::write(world.base(format!("{name}.info")), "").unwrap();
+    fs_err::write(lock_of(&world, name), "data").unwrap();
+    world.inventory(&json!([]));
+    world
+}
+
+fn lock_of(world: &World, name: &str) -> std::path::PathBuf {
+    world.path("locks").join(format!("nova-{name}"))
+}
+
+#[test]
+fn the_cache_file_name_of_an_image_is_the_sha1_of_its_id() {
+    let world = World::new();
+    let run = Run::of(world.command().args(["fname", "fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8ef0"])).exits(0);
+    assert_eq!(run.stdout, "0d5e6b61602d758984b3bf038267614d6016eb2a\n");
+}
+
+#[test]
+fn the_age_of_a_file_is_the_time_since_its_mtime() {
+    let world = World::new();
+    let image = world.original("image-a", 1_000_000 * Duration::from_secs(1));
+    let started = SystemTime::now();
+    let age = world.scan().exits(0).file(&image)["age_seconds"].as_u64().unwrap();
+    // The clock goes on between the making of the file and the look at it.
+    let slack = started.elapsed().unwrap().as_secs() + 5;
+    assert!((1_000_000..=1_000_000 + slack).contains(&age), "{age}");
+}
+
+#[test]
+fn a_file_that_is_not_there_has_no_age_and_is_no_error() {
+    let world = World::new();
+    world.inventory(&json!([{"name": "instance-00000001", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(NO_ARGS).exits(0);
+    assert_eq!(list(&run.json()["files"]).len(), 0);
+    let missing = run.missing(&cache_file_name("image-a")).unwrap();
+    assert_eq!(missing.get("age_seconds"), None);
+    assert_eq!(missing["reasons"][0]["code"], "image_in_use");
+}
+
+#[test]
+fn the_cache_is_listed_by_kind() {
+    let world = World::new();
+    let fingerprint = "17d1b00b81642842e514494a78e804e9a511637c";
+    let resized = format!("{fingerprint}_5368709120");
+    let resized_larger = format!("{fingerprint}_10737418240");
+    let info = format!("{resized}.info");
+    let expected = [
+        ("00000001", "other"),
+        ("00000004", "other"),
+        (fingerprint, "original"),
+        (&resized_larger, "resized"),
+        (&resized, "resized"),
+        (&info, "info"),
+        ("e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm", "small"),
+        (E97, "original"),
+        (&format!("{E97}_sm"), "small"),
+        ("ephemeral_0_20_None", "other"),
+        ("swap_1000", "swap"),
+    ];
+    for (name, _) in expected {
+        world.cache_file(name, DAY);
+    }
+    let json = world.scan().exits(0).json();
+    let listed: Vec<_> =
+        list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["kind"]))).collect();
+    let expected = expected.map(|(name, kind)| (name.to_owned(), kind.to_owned()));
+    assert_eq!(listed, expected);
+    for file in list(&json["files"]) {
+        let path = world.base(text(&file["name"]));
+        assert_eq!(file["path"], path.to_str().unwrap());
+    }
+    assert_eq!(json["summary"]["by_kind"]["original"]["files"], 2);
+    assert_eq!(json["summary"]["by_kind"]["swap"]["files"], 1);
+}
+
+#[test]
+fn a_small_copy_that_a_disk_names_is_in_use() {
+    let small = format!("{E97}_sm");
+    let run = world_with_a_disk_on("instance-00000001", &small).explain(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&small), "in_use");
+    assert_eq!(run.codes(&small), ["backing_file"]);
+    assert_eq!(run.with_verdict("removable"), [""; 0]);
+}
+
+#[test]
+fn a_resized_copy_that_a_disk_names_is_in_use() {
+    let resized = format!("{E97}_10737418240");
+    let run = world_with_a_disk_on("instance-00000002", &resized).explain(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&resized), "in_use");
+    assert_eq!(run.codes(&resized), ["backing_file"]);
+    assert_eq!(run.with_verdict("removable"), [""; 0]);
+}
+
+#[test]
+fn a_disk_in_a_directory_of_an_instances_odd_name_counts() {
+    let small = format!("{E97}_sm");
+    let world = world_with_a_disk_on("banana-42-hamster", &small);
+    let run = world.explain(["--ignore-unlisted"]).exits(0);
+    assert_eq!(run.verdict(&small), "in_use");
+    assert_eq!(run.reason(&small, "backing_file")["instances"], json!(["banana-42-hamster"]));
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_ends_the_clean_up() {
+    let world = World::new();
+    let unused = world.original("image-a", 30 * DAY);
+    fs_err::create_dir(world.path("banana-42-hamster")).unwrap();
+    fs_err::os::unix::fs::symlink("gone", world.path("banana-42-hamster/disk")).unwrap();
+    world.inventory(&json!([{"name": "banana-42-hamster", "host": HOST}]));
+    let run = world.prune(NO_ARGS).exits(1);
+    assert_eq!(run.json()["complete"], false);
+    assert_eq!(run.verdict(&unused), "unknown");
+    assert!(world.base(&unused).exists());
+}
+
+#[test]
+fn no_file_of_an_image_is_found_where_there_is_none() {
+    let world = World::new();
+    let other = world.original("another", 30 * DAY);
+    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(["image-a"]).exits(0);
+    assert_eq!(list(&run.json()["files"]).len(), 0);
+    assert_eq!(world.explain(NO_ARGS).verdict(&other), "removable");
+}
+
+#[test]
+fn a_used_image_keeps_its_small_copy() {
+    let world = World::new();
+    let small = format!("{}_sm", cache_file_name("image-a"));
+    world.cache_file(&small, 30 * DAY);
+    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(["image-a"]).exits(0);
+    assert_eq!(list(&run.json()["files"]).len(), 1);
+    assert_eq!(run.codes(&small), ["image_in_use"]);
+}
+
+#[test]
+fn a_used_image_keeps_its_resized_copy_where_no_disk_tells_more() {
+    let world = World::new();
+    let resized = world.resized("image-a", 10_737_418_240, 30 * DAY);
+    for name in ["00000001", "ephemeral_0_20_None", "00000004"] {
+        world.cache_file(name, 30 * DAY);
+    }
+    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(["image-a"]).exits(0);
+    assert_eq!(list(&run.json()["files"]).len(), 1);
+    assert_eq!(run.codes(&resized), ["resized_copy_kept"]);
+}
+
+#[test]
+fn an_image_is_asked_for_by_its_id_and_all_its_files_are_found() {
+    let world = World::new();
+    let original = world.original("image-a", 30 * DAY);
+    let resized = world.resized("image-a", 10_737_418_240, 30 * DAY);
+    let small = format!("{original}_sm");
+    world.cache_file(&small, 30 * DAY);
+    for name in ["00000001", "ephemeral_0_20_None", "00000004"] {
+        world.cache_file(name, 30 * DAY);
+    }
+    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(["image-a"]).exits(0);
+    assert_eq!(run.with_verdict("in_use"), [original, resized, small]);
+    assert_eq!(list(&run.json()["files"]).len(), 3);
+}
+
+#[test]
+fn an_unused_copy_stays_until_it_is_an_hour_old_and_then_goes_with_info_and_lock() {
+    let name = format!("{E97}_10737418240");
+    let world = world_with_a_base_file(&name);
+    let info = world.base(format!("{name}.info"));
+
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!((run.verdict(&name).as_str(), run.outcome(&name).as_str()), ("too_young", "kept"));
+    assert!(world.base(&name).exists() && info.exists() && lock_of(&world, &name).exists());
+
+    set_age(&world.base(&name), Duration::from_secs(3601));
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(&name), "removed");
+    assert!(!world.base(&name).exists(), "the file");
+    assert!(!lock_of(&world, &name).exists(), "the lock");
+    assert!(!info.exists(), "the info file");
+}
+
+#[test]
+fn an_unused_original_stays_longer_than_a_copy_and_then_goes() {
+    let world = world_with_a_base_file(E97);
+    let info = world.base(format!("{E97}.info"));
+
+    for age in [Duration::ZERO, Duration::from_secs(3601)] {
+        set_age(&world.base(E97), age);
+        let run = world.prune(NO_ARGS).exits(0);
+        assert_eq!(run.verdict(E97), "too_young", "at the age of {age:?}");
+        assert!(world.base(E97).exists() && info.exists());
+    }
+
+    set_age(&world.base(E97), 25 * HOUR);
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(E97), "removed");
+    assert!(!world.base(E97).exists() && !info.exists());
+}
+
+#[test]
+fn a_file_that_has_gone_is_not_removed_again() {
+    let world = world_with_a_base_file(E97);
+    set_age(&world.base(E97), 25 * HOUR);
+    assert_eq!(world.prune(NO_ARGS).exits(0).outcome(E97), "removed");
+    let again = world.prune(NO_ARGS).exits(0);
+    assert_eq!(list(&again.json()["files"]).len(), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_removed_is_reported_and_stays() {
+    let world = World::new();
+    let names = [E97.to_owned(), cache_file_name("image-b")];
+    for name in &names {
+        world.cache_file(name, 25 * HOUR);
+    }
+    let inventory = world.inventory(&json!([]));
+    world.give_to_nobody();
+    world.set_mode("_base", 0o555);
+    let mut command = world.as_nobody();
+    command.args(["prune", "-f", "json", "--host", HOST, "-p"]).arg(world.instances_path());
+    let run = Run::of(command.arg("--inventory").arg(inventory)).exits(1);
+    world.set_mode("_base", 0o755);
+    // The second one was tried although the first one failed.
+    for name in &names {
+        assert_eq!(run.outcome(name), "failed");
+        assert!(world.base(name).exists());
+        let error = text(&run.file(name)["error"]);
+        assert!(error.contains("Failed to remove") && error.contains(name.as_str()), "{error}");
+    }
+}
+
+#[test]
+fn an_image_that_no_instance_uses_is_removable() {
+    let world = World::new();
+    let image = world.original("123", 25 * HOUR);
+    world.inventory(&json!([]));
+    let run = world.explain(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&image), "removable");
+    assert_eq!(run.codes(&image), ["unused"]);
+}
+
+#[test]
+fn an_image_that_an_instance_uses_is_kept_and_its_age_starts_again() {
+    let world = World::new();
+    let image = world.original("123", 25 * HOUR);
+    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!((run.verdict(&image).as_str(), run.outcome(&image).as_str()), ("in_use", "kept"));
+    assert!(mtime(&world.base(&image)) >= before);
+    assert_eq!(run.json()["summary"]["touched"], 1);
+}
+
+#[test]
+fn an_image_that_an_instance_on_another_host_uses_is_kept_and_its_age_starts_again() {
+    let world = World::new();
+    world.compute_nodes(&[HOST, "compute-2"]);
+    let image = world.original("123", 25 * HOUR);
+    world.inventory(&json!([{"name": "banana-42", "host": "compute-2", "image_ref": "123"}]));
+    let before = SystemTime::now() - Duration::from_secs(1);
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&image), "in_use");
+    assert!(mtime(&world.base(&image)) >= before);
+}
+
+#[test]
+fn an_image_in_use_without_a_base_file_is_reported_as_missing() {
+    let world = World::new();
+    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
+    let run = world.prune(NO_ARGS).exits(0);
+    let missing = run.missing(&cache_file_name("123")).unwrap();
+    assert_eq!(missing["reasons"][0]["images"], json!(["123"]));
+    assert_eq!(missing["reasons"][0]["instances"], json!(["banana-42"]));
+    assert_eq!(run.with_verdict("removable"), [""; 0]);
+}
+
+#[test]
+fn a_base_file_in_use_that_has_gone_makes_nothing_removable_and_is_missing() {
+    let world = World::new();
+    let image = world.original("123", 25 * HOUR);
+    world.instance_disk("banana-42", &image);
+    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
+    assert_eq!(world.explain(NO_ARGS).exits(0).verdict(&image), "in_use");
+    fs_err::remove_file(world.base(&image)).unwrap();
+    let run = world.prune(NO_ARGS).exits(0);
+    let codes: Vec<_> =
+        list(&run.missing(&image).unwrap()["reasons"]).iter().map(|it| text(&it["code"])).collect();
+    assert_eq!(codes, ["image_in_use", "backing_file"]);
+    assert_eq!(list(&run.json()["files"]).len(), 0);
+}
+
+#[test]
+fn the_scene_of_verify_base_images_gives_its_active_and_removable_files() {
+    let world = World::new();
+    let [of_1, of_21, of_22, of_42] = ["1", "21", "22", "42"].map(cache_file_name);
+    assert_eq!(of_1, "356a192b7913b04c54574d18c28d46e6395428ab");
+    let backing = format!("{of_1}_5368709120");
+    let other_size = format!("{of_1}_10737418240");
+    let [small_1, small_2] = [format!("{E97}_sm"), "e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm".into()];
+    let info = format!("{of_42}.info");
+    let others = ["00000001", "00000004", "ephemeral_0_20_None"];
+    for name in [&of_1, &of_21, &of_22, &of_42, &backing, &other_size, &small_1, &small_2, &info] {
+        world.cache_file(name, DAY);
+        set_mtime(&world.base(name), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    }
+    for name in others {
+        world.cache_file(name, DAY);
+        set_mtime(&world.base(name), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    }
+    world.instance_disk("instance-1", &backing);
+    world.instance_disk("instance-2", &backing);
+    common::plain_qcow2(&world.path("instance-3/disk"));
+    world.inventory(&json!([
+        {"image_ref": "1", "host": HOST, "name": "instance-1", "uuid": "4c7c8ac1-7b8c-4dbf-a0a0-000000000001",
+         "vm_state": "", "task_state": ""},
+        {"image_ref": "1", "kernel_id": "21", "ramdisk_id": "22", "host": HOST, "name": "instance-2",
+         "uuid": "4c7c8ac1-7b8c-4dbf-a0a0-000000000002", "vm_state": "", "task_state": ""},
+    ]));
+
+    let mut active = vec![of_1, of_21, of_22, backing];
+    active.sort();
+    let mut removable = vec![of_42, other_size, small_1, small_2, info];
+    removable.sort();
+    for args in [&[][..], &["--ignore-unlisted"]] {
+        let run = world.explain(args).exits(0);
+        assert_eq!(run.with_verdict("in_use"), active);
+        assert_eq!(run.with_verdict("removable"), removable);
+        assert_eq!(run.with_verdict("ignored"), others);
+    }
+
+    let run = world.prune(NO_ARGS).exits(0);
+    let left: Vec<String> = world.cache_names();
+    let mut expected = [active.as_slice(), &others.map(String::from)].concat();
+    expected.sort();
+    assert_eq!(left, expected, "{run:#?}");
+}
+
+#[test]
+fn an_instances_path_without_a_cache_gives_nothing_to_do() {
+    let world = World::bare();
+    world.inventory(&json!([]));
+    for run in [world.explain(NO_ARGS), world.prune(NO_ARGS), world.scan()] {
+        let run = run.exits(0);
+        assert_eq!(list(&run.json()["files"]).len(), 0);
+        assert_eq!(run.stderr.lines().filter(|line| line.contains("no cache directory")).count(), 1);
+    }
+    assert!(!world.path("_base").exists());
+}
+
+#[test]
+fn info_files_are_told_by_their_names() {
+    let world = World::new();
+    let [info, sha1] = [format!("{E97}.info"), format!("{E97}.sha1")];
+    for (name, kind) in
+        [("banana", "other"), ("00000001", "other"), (E97, "original"), (&sha1, "other"), (&info, "info")]
+    {
+        world.cache_file(name, DAY);
+        assert_eq!(world.scan().exits(0).file(name)["kind"], kind, "{name}");
+    }
+}
+
+#[test]
+fn a_pass_counts_every_instance_of_the_inventory() {
+    let world = World::new();
+    let image = world.original("image-a", 30 * DAY);
+    world.inventory(&json!([
+        {"uuid": "u0", "name": "instance-0", "image_ref": "image-a", "vm_state": "", "task_state": ""},
+        {"uuid": "u1", "name": "instance-1", "image_ref": "image-a", "vm_state": "", "task_state": ""},
+    ]));
+    let run = world.explain(NO_ARGS).exits(0);
+    assert_eq!(run.json()["inventory"]["instances"], 2);
+    assert_eq!(run.json()["inventory"]["counted"], 2);
+    assert_eq!(run.reason(&image, "image_in_use")["instances"], json!(["u0", "u1"]));
+}
+
+#[test]
+fn swap_files_are_told_by_their_names() {
+    let world = World::new();
+    let expected = [
+        ("123_swap", "other"),
+        ("swap_", "other"),
+        ("swap_123", "swap"),
+        ("swap_129_", "other"),
+        ("swap_456", "swap"),
+        ("swap_abc", "other"),
+    ];
+    for (name, _) in expected {
+        world.cache_file(name, DAY);
+    }
+    let json = world.scan().exits(0).json();
+    let listed: Vec<_> =
+        list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["kind"]))).collect();
+    assert_eq!(listed, expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
+}
+
+#[test]
+fn a_swap_file_that_an_instance_uses_stays_and_the_other_goes() {
+    let world = World::new();
+    for name in ["swap_128", "swap_256"] {
+        world.cache_file(name, Duration::from_secs(1_000_000));
+    }
+    world.inventory(&json!([{"name": "i", "host": HOST, "swap_mb": 128}]));
+    let run = world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome("swap_256"), "removed");
+    assert_eq!(run.codes("swap_128"), ["swap_in_use"]);
+    assert_eq!(world.cache_names(), ["swap_128"]);
+}
+
+#[test]
+fn a_file_is_removed_only_under_novas_lock_of_its_name() {
+    let world = World::new();
+    let name = format!("{E97}_10737418240");
+    for name in [&name, "swap_256"] {
+        world.cache_file(name, 25 * HOUR);
+    }
+    world.inventory(&json!([]));
+
+    let locks = [world.hold_nova_lock(&name), world.hold_nova_lock("swap_256")];
+    let run = world.prune(["--lock-wait", "100ms"]).exits(0);
+    assert_eq!(run.outcome(&name), "locked");
+    assert_eq!(run.outcome("swap_256"), "locked");
+    assert_eq!(world.cache_names(), [&name, "swap_256"]);
+
+    drop(locks);
+    let run = world.prune(["--lock-wait", "100ms"]).exits(0);
+    assert_eq!(run.outcome(&name), "removed");
+    assert_eq!(run.outcome("swap_256"), "removed");
+    assert_eq!(world.cache_names(), [""; 0]);
+    assert!(!lock_of(&world, &name).exists());
+    assert!(lock_of(&world, "swap_256").exists(), "nova leaves the locks of its swap files");
+}
