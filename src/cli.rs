@@ -103,7 +103,7 @@ pub struct Judging {
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub libvirt: Vec<PathBuf>,
     /// This host's name as nova knows it [default: what --config-file says, or the machine's host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub host: Option<String>,
     /// Minimum age of unused images, swap and ephemeral files [default: 24h, or what --config-file says]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]

@@ -157,7 +157,9 @@ impl Locks {
     /// [`AlreadyRunning`]; where the lock cannot be taken; and those of the work.
     pub fn exclusively<T>(&self, layout: &Layout, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let path = self.path.join(RUN_LOCK);
-        let cannot_lock = || format!("cannot lock {}", path.display());
+        let cannot_lock = || {
+            format!("cannot lock {}: run this as root or as the owner of the instances path", path.display())
+        };
         loop {
             let (file, _) = self.open_file(OsStr::new(RUN_LOCK), false).with_context(cannot_lock)?;
             let mut lock = fd_lock::RwLock::new(file);
@@ -282,10 +284,10 @@ impl Locks {
                 );
             let unlinked = unlinkat(&self.directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
             match linked {
-                Ok(()) => {
-                    unlinked?;
-                    return Ok((file, marked));
-                }
+                Ok(()) => match unlinked {
+                    Ok(()) | Err(Errno::ENOENT) => return Ok((file, marked)),
+                    Err(errno) => return Err(errno.into()),
+                },
                 // Somebody else was first, or another prune took our temporary file for one that was left behind.
                 Err(Errno::EEXIST | Errno::ENOENT) => {}
                 Err(errno) => return Err(errno.into()),

@@ -35,22 +35,30 @@ pub fn is_never_a_disk(name: &OsStr) -> bool {
 /// Reads the header of a file, following links. Never blocks on what is not a regular file.
 pub(super) fn read(path: PathBuf) -> DiskRead {
     match read_references(&path) {
-        Ok(Some((references, None))) => DiskRead::Disk(Disk { path, references, problem: None }),
-        Ok(Some((references, Some(text)))) => {
-            // What is in a raw disk is the guest's, who must not be able to stop the host's clean-up.
-            let problem = (!is_raw_by_disk_info(&path)).then_some(Problem { text, is_missing: false });
-            DiskRead::Disk(Disk { path, references, problem })
-        }
+        Ok(Some((references, problem))) => DiskRead::Disk(disk(path, references, problem)),
         Ok(None) => DiskRead::NotADisk,
         Err(error) if error.kind() == ErrorKind::NotFound => DiskRead::Missing,
-        Err(error) => DiskRead::Disk(unreadable(path, &error)),
+        Err(error) => DiskRead::Disk(disk(path, Vec::new(), Some(reason(&error)))),
     }
 }
 
-/// A disk that tells nothing.
-pub(super) fn unreadable(path: PathBuf, error: &io::Error) -> Disk {
-    let problem = Problem { text: reason(error), is_missing: error.kind() == ErrorKind::NotFound };
-    Disk { path, references: Vec::new(), problem: Some(problem) }
+/// A link in the place of a disk that cannot be followed.
+pub(super) fn dangling(path: PathBuf, error: &io::Error) -> Disk {
+    disk(path, Vec::new(), Some(format!("a link that cannot be followed: {}", reason(error))))
+}
+
+/// A file that a disk names and that is not there.
+pub(super) fn missing(path: PathBuf) -> Disk {
+    let text = reason(&io::Error::from_raw_os_error(libc::ENOENT));
+    Disk { path, references: Vec::new(), problem: Some(Problem { text, is_missing: true }) }
+}
+
+fn disk(path: PathBuf, references: Vec<PathBuf>, problem: Option<String>) -> Disk {
+    // A raw disk has no backing file, and what is in it is the guest's, who must not be able to stop the host's
+    // clean-up. Where its header names something that is kept all the same.
+    let problem =
+        problem.filter(|_| !is_raw_by_disk_info(&path)).map(|text| Problem { text, is_missing: false });
+    Disk { path, references, problem }
 }
 
 /// An error without the path that fs-err puts before it: the reports have a field for that.

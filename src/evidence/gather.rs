@@ -292,7 +292,7 @@ impl Walker<'_> {
                         continue;
                     }
                     Err(error) => {
-                        directory.disks.push(dangling(path, &error));
+                        directory.disks.push(disk::dangling(path, &error));
                         continue;
                     }
                 }
@@ -334,7 +334,7 @@ pub(super) fn follow_links(
             in_parallel(&paths, progress, |path| match disk::read(path.clone()) {
                 DiskRead::Disk(disk) => disk,
                 DiskRead::NotADisk => Disk { path: path.clone(), references: Vec::new(), problem: None },
-                DiskRead::Missing => disk::unreadable(path.clone(), &ErrorKind::NotFound.into()),
+                DiskRead::Missing => disk::missing(path.clone()),
             })
         };
         wave = read.iter().flat_map(|it| &it.references).filter(|it| !is_covered(it)).cloned().collect();
@@ -372,12 +372,6 @@ impl Evidence {
     }
 }
 
-/// A link in the place of a disk that leads nowhere.
-fn dangling(path: PathBuf, error: &io::Error) -> Disk {
-    let text = format!("a link that cannot be followed: {}", disk::reason(error));
-    Disk { path, references: Vec::new(), problem: Some(Problem { text, is_missing: false }) }
-}
-
 impl Stamp {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs_err::metadata(path)?;
@@ -405,12 +399,16 @@ fn is_there(path: &Path) -> bool {
 /// The hosts that share this storage (nova's nova/virt/storage_users.py writes them).
 fn read_compute_nodes(path: &Path) -> Result<BTreeSet<String>, String> {
     let read = || -> Result<BTreeSet<String>> {
-        let metadata = fs_err::metadata(path)?;
+        let metadata = match fs_err::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!("there is no {}", path.display()),
+            Err(error) => return Err(error.into()),
+        };
         if !metadata.is_file() || metadata.len() > LARGEST_COMPUTE_NODES {
             bail!("{}: not a file that nova could have written", path.display());
         }
-        let nodes: BTreeMap<String, serde::de::IgnoredAny> =
-            serde_json::from_slice(&fs_err::read(path)?).with_context(|| path.display().to_string())?;
+        let nodes: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&fs_err::read(path)?)
+            .with_context(|| format!("{}: not a JSON object of host names", path.display()))?;
         Ok(nodes.into_keys().collect())
     };
     read().map_err(|error| format!("{error:#}"))
