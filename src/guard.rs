@@ -188,3 +188,147 @@ fn names_hosts(inventory: &Inventory) -> bool {
 fn is_in_inventory(inventory: &Inventory, host: &str) -> bool {
     inventory.instances.iter().any(|it| it.texts(|row| &row.host).any(|it| it == host))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Row;
+    use crate::verdict::judge;
+    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, policy, row};
+
+    const REAL: Asked = Asked {
+        dry_run: false,
+        disks_only: false,
+        allow_empty: false,
+        ignore_unlisted: false,
+        has_inventory: true,
+        has_libvirt: false,
+    };
+    const DISKS_ONLY: Asked = Asked { disks_only: true, has_inventory: false, ..REAL };
+    const LIBVIRT: Asked = Asked { has_inventory: false, has_libvirt: true, ..REAL };
+
+    fn dry(asked: Asked) -> Asked {
+        Asked { dry_run: true, ..asked }
+    }
+
+    #[test]
+    fn a_command_line_that_cannot_be_meant_is_refused() {
+        let nothing = Asked { has_inventory: false, ..REAL };
+        for (asked, refused) in [
+            (REAL, false),
+            (LIBVIRT, false),
+            (DISKS_ONLY, false),
+            (nothing, true),
+            (dry(nothing), false),
+            (Asked { has_inventory: true, ..DISKS_ONLY }, true),
+            (dry(Asked { has_libvirt: true, ..DISKS_ONLY }), true),
+            (Asked { ignore_unlisted: true, ..REAL }, false),
+            (Asked { ignore_unlisted: true, ..DISKS_ONLY }, true),
+            (dry(Asked { ignore_unlisted: true, ..nothing }), true),
+        ] {
+            assert_eq!(check_usage(asked).is_err(), refused, "{asked:?}");
+        }
+    }
+
+    /// What a guard says of a tree with one directory of a disk, changed by `change`.
+    fn refusal(asked: Asked, rows: &[Row], change: impl FnOnce(&mut Evidence)) -> Option<String> {
+        let mut evidence = evidence(&[(A, 0)]);
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[])]);
+        change(&mut evidence);
+        let inventory = (asked.has_inventory || asked.has_libvirt).then(|| inventory(rows));
+        let judgement = judge(&evidence, inventory.as_ref(), &policy(), NOW);
+        check_evidence(asked, &evidence, inventory.as_ref(), &policy(), &judgement)
+            .err()
+            .map(|error| error.to_string())
+    }
+
+    #[test]
+    fn evidence_that_looks_like_a_mistake_is_refused() {
+        let here = row("u", "here", "a");
+        let elsewhere = row("v", "elsewhere", "a");
+        let unknown_host: fn(&mut Evidence) = |it| it.compute_nodes = Ok(["there".to_owned()].into());
+        let no_directories: fn(&mut Evidence) = |it| it.directories.clear();
+        let shared_apart: fn(&mut Evidence) = |it| it.cache_is_shared_apart = true;
+        let as_it_is: fn(&mut Evidence) = |_| {};
+        let allow = |asked| Asked { allow_empty: true, ..asked };
+        let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
+        for (what, asked, rows, change, expected) in [
+            ("an instance here", REAL, vec![here.clone()], as_it_is, None),
+            (
+                "no instance here",
+                REAL,
+                vec![elsewhere.clone()],
+                as_it_is,
+                Some("no instance of the inventory"),
+            ),
+            (
+                "no instance here, dry",
+                dry(REAL),
+                vec![elsewhere.clone()],
+                as_it_is,
+                Some("no instance of the inventory"),
+            ),
+            ("no instance here, allowed", allow(REAL), vec![here.clone()], as_it_is, None),
+            ("no instance and no disk", REAL, vec![], no_directories, None),
+            ("disks alone", DISKS_ONLY, vec![], as_it_is, None),
+            ("disks alone, and none", DISKS_ONLY, vec![], no_directories, Some("is mounted")),
+            ("disks alone, and none, dry", dry(DISKS_ONLY), vec![], no_directories, Some("is mounted")),
+            ("disks alone, and none, allowed", allow(DISKS_ONLY), vec![], no_directories, None),
+            ("host unknown", REAL, vec![row("u", "there", "a")], unknown_host, Some("host here is neither")),
+            ("host unknown, dry", dry(REAL), vec![row("u", "there", "a")], unknown_host, None),
+            ("host unknown, no hosts named", REAL, vec![row("u", "", "a")], unknown_host, None),
+            (
+                "domains beside another host, ignoring",
+                ignoring(LIBVIRT),
+                vec![here.clone()],
+                as_it_is,
+                Some("host there shares"),
+            ),
+            ("domains beside another host", LIBVIRT, vec![here.clone()], as_it_is, None),
+            ("inventory beside another host, ignoring", ignoring(REAL), vec![here.clone()], as_it_is, None),
+            (
+                "domains, cache shared apart",
+                LIBVIRT,
+                vec![here.clone()],
+                shared_apart,
+                Some("network filesystem"),
+            ),
+            ("disks alone, cache shared apart", DISKS_ONLY, vec![], shared_apart, Some("network filesystem")),
+            ("inventory, cache shared apart", REAL, vec![here], shared_apart, None),
+        ] {
+            let refusal = refusal(asked, &rows, change);
+            match expected {
+                None => assert_eq!(refusal, None, "{what}"),
+                Some(expected) => {
+                    assert!(refusal.as_ref().is_some_and(|it| it.contains(expected)), "{what}: {refusal:?}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_inventory_that_says_it_is_incomplete_stops_a_real_prune_only() {
+        let incomplete =
+            Inventory { incomplete: vec!["a cell is down".into()], ..inventory(&[row("u", "here", "a")]) };
+        let evidence = evidence(&[]);
+        let judgement = judge(&evidence, Some(&incomplete), &policy(), NOW);
+        let check = |asked| check_evidence(asked, &evidence, Some(&incomplete), &policy(), &judgement);
+        assert!(check(REAL).unwrap_err().to_string().contains("a cell is down"));
+        assert!(check(dry(REAL)).is_ok());
+    }
+
+    #[test]
+    fn a_host_that_nothing_names_is_warned_of() {
+        let evidence = evidence(&[]);
+        let codes = |host: &str, inventory: Option<&Inventory>| -> Vec<&str> {
+            let policy = Policy { host: host.into(), ..policy() };
+            let judgement = judge(&evidence, inventory, &policy, NOW);
+            warnings(REAL, &evidence, inventory, &policy, &judgement).iter().map(|it| it.code).collect()
+        };
+        let inventory = inventory(&[row("u", "here.example", "a")]);
+        assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());
+        assert_eq!(codes("here.example", Some(&inventory)), Vec::<&str>::new());
+        assert_eq!(codes("HERE", Some(&inventory)), ["host_unknown"]);
+        assert_eq!(codes("HERE", None), ["no_inventory"]);
+    }
+}

@@ -778,3 +778,6 @@ fn several(what: &str, items: &[impl fmt::Display]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

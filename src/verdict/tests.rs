@@ -1,0 +1,386 @@
+//! The policy in tables, on facts that no filesystem has seen.
+
+use super::*;
+use crate::evidence::{Cache, Identity, Layout, Problem, Stat};
+use crate::inventory::Row;
+
+pub(crate) const A: &str = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"; // SHA-1 of "a"
+const B: &str = "e9d71f5ee7c92d6dc9e92ffdad17b8bd49418f98"; // SHA-1 of "b"
+const HOUR: i64 = 3600;
+pub(crate) const NOW: Timestamp = Timestamp::from_unix(1_000_000, 0);
+
+/// A cache with a file of each name and age in seconds, and nothing else.
+pub(crate) fn evidence(files: &[(&str, i64)]) -> Evidence {
+    let file = |age: i64| {
+        let stat = Stat {
+            identity: Identity { dev: 1, ino: 1 },
+            size_bytes: 1,
+            disk_bytes: 512,
+            mtime: Timestamp::from_unix(1_000_000 - age, 0),
+        };
+        CacheFile {
+            path: PathBuf::new(),
+            stat: Ok(stat),
+            is_file: true,
+            references: Vec::new(),
+            problem: None,
+        }
+    };
+    let files = files.iter().map(|(name, age)| (OsString::from(name), file(*age))).collect();
+    Evidence {
+        layout: Layout { instances_path: "/i".into(), subdirectory_name: "_base".into() },
+        cache: Some(Cache { identity: Identity { dev: 1, ino: 2 }, files }),
+        directories: BTreeMap::new(),
+        links: BTreeMap::new(),
+        domain_disks: Vec::new(),
+        compute_nodes: Ok(BTreeSet::from(["here".into(), "there".into()])),
+        cache_is_shared_apart: false,
+        restless: None,
+        rounds: 1,
+    }
+}
+
+pub(crate) fn disk(path: &str, names: &[&str]) -> Disk {
+    Disk { path: path.into(), references: names.iter().map(Into::into).collect(), problem: None }
+}
+
+fn broken(path: &str) -> Disk {
+    let problem = Some(Problem { text: "broken".into(), is_missing: false });
+    Disk { problem, ..disk(path, &[]) }
+}
+
+pub(crate) fn add(evidence: &mut Evidence, directory: &str, disks: Vec<Disk>) {
+    let mut added = Directory::default();
+    added.disks = disks;
+    evidence.directories.insert(directory.into(), added);
+}
+
+pub(crate) fn inventory(rows: &[Row]) -> Inventory {
+    let source = crate::inventory::Source { rows: rows.to_vec(), ..Default::default() };
+    Inventory::merge(vec![("test".into(), source)])
+}
+
+pub(crate) fn row(uuid: &str, host: &str, image: &str) -> Row {
+    let text = |it: &str| Some(it).filter(|it| !it.is_empty()).map(Into::into);
+    Row { uuid: text(uuid), host: text(host), image_ref: text(image), ..Row::default() }
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy {
+        host: "here".into(),
+        original_minimum_age: Duration::from_secs(24 * 3600),
+        resized_minimum_age: Duration::from_secs(3600),
+        ignore_unlisted: false,
+        partials: false,
+    }
+}
+
+/// `name: verdict codes` for each file.
+fn verdicts(evidence: &Evidence, inventory: Option<&Inventory>, policy: &Policy) -> Vec<String> {
+    judge(evidence, inventory, policy, NOW)
+        .files
+        .iter()
+        .map(|it| {
+            let codes: Vec<_> = it.reasons.iter().map(|it| format!("{:?}", it.code)).collect();
+            format!("{}: {} {}", it.name.display(), it.verdict.as_str(), codes.join(" "))
+        })
+        .collect()
+}
+
+fn verdict_of(evidence: &Evidence, rows: &[Row], policy: &Policy) -> String {
+    verdicts(evidence, Some(&inventory(rows)), policy).concat()
+}
+
+#[test]
+fn each_kind_waits_for_its_minimum_age() {
+    for (name, hours, partials, expected) in [
+        (A.to_owned(), 23, false, "too_young Unused"),
+        (A.to_owned(), 24, false, "removable Unused"),
+        (A.to_owned(), -1, false, "too_young Unused"),
+        (format!("{A}_5"), 0, false, "too_young Unused"),
+        (format!("{A}_5"), 1, false, "removable Unused"),
+        (format!("{A}_sm"), 1, false, "removable Unused"),
+        ("swap_5".into(), 23, false, "too_young Unused"),
+        ("swap_5".into(), 24, false, "removable Unused"),
+        ("ephemeral_5_abcdefg".into(), 24, false, "removable Unused"),
+        (format!("{A}.info"), 23, false, "too_young Unused"),
+        (format!("{A}.info"), 24, false, "removable Unused"),
+        (format!("{A}.part"), 99, false, "ignored Partial"),
+        (format!("{A}.part"), 23, true, "too_young Unused Partial"),
+        (format!("{A}.part"), 24, true, "removable Unused Partial"),
+        (A.to_uppercase(), 99, true, "ignored NotACacheFile"),
+    ] {
+        let evidence = evidence(&[(&name, hours * HOUR)]);
+        let policy = Policy { partials, ..policy() };
+        assert_eq!(verdict_of(&evidence, &[], &policy), format!("{name}: {expected}"), "{hours} hours");
+    }
+}
+
+#[test]
+fn the_sides_of_a_minimum_age_are_exact() {
+    let mut evidence = evidence(&[(A, 0)]);
+    for (nanoseconds, expected) in [(0, "removable"), (1, "too_young")] {
+        let file = evidence.cache.as_mut().unwrap().files.get_mut(OsStr::new(A)).unwrap();
+        file.stat.as_mut().unwrap().mtime = Timestamp::from_unix(1_000_000 - 24 * HOUR, nanoseconds);
+        assert!(verdict_of(&evidence, &[], &policy()).contains(expected));
+    }
+}
+
+#[test]
+fn an_info_file_shares_the_fate_of_its_file() {
+    let name = format!("{A}_5");
+    let info = format!("{name}.info");
+    let files = [(name.as_str(), 2 * HOUR), (info.as_str(), 0)];
+    assert_eq!(
+        verdicts(&evidence(&files), None, &policy()),
+        [format!("{name}: removable Unused"), format!("{info}: removable Sidecar")]
+    );
+    let mut used = evidence(&files);
+    add(&mut used, "u", vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])]);
+    assert_eq!(
+        verdicts(&used, None, &policy()),
+        [format!("{name}: in_use BackingFileUnlisted"), format!("{info}: in_use Sidecar")]
+    );
+}
+
+#[test]
+fn instances_count_by_host_directory_and_state() {
+    let state = |host: &str, state: &str| Row { vm_state: Some(state.into()), ..row("u", host, "a") };
+    for (what, row, directory, nodes, expected) in [
+        ("on this host", row("u", "here", "a"), "", true, true),
+        ("on a host that shares the storage", row("u", "there", "a"), "", true, true),
+        ("on another host", row("u", "elsewhere", "a"), "", true, false),
+        ("on another host, with a directory here", row("u", "elsewhere", "a"), "u", true, true),
+        ("on another host, with another's directory here", row("u", "elsewhere", "a"), "v", true, false),
+        ("on no host", row("u", "", "a"), "", true, true),
+        ("shelved", state("", "shelved_offloaded"), "", true, false),
+        ("failed to start", state("", "error"), "", true, false),
+        ("shelved, with a directory here", state("", "shelved_offloaded"), "u", true, true),
+        ("in error on this host", state("here", "error"), "", true, true),
+        ("on another host, compute_nodes unknown", row("u", "elsewhere", "a"), "", false, true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        if !directory.is_empty() {
+            add(&mut evidence, directory, Vec::new());
+        }
+        if !nodes {
+            evidence.compute_nodes = Err("none".into());
+        }
+        let expected = if expected { "in_use ImageInUse" } else { "removable Unused" };
+        assert_eq!(verdict_of(&evidence, &[row], &policy()), format!("{A}: {expected}"), "{what}");
+    }
+}
+
+#[test]
+fn where_sources_contradict_both_images_are_kept() {
+    let evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+    let rows = [row("u", "elsewhere", "a"), row("u", "here", "b")];
+    let sources = rows
+        .map(|row| ("test".to_owned(), crate::inventory::Source { rows: vec![row], ..Default::default() }));
+    let merged = Inventory::merge(sources.into());
+    assert_eq!(
+        verdicts(&evidence, Some(&merged), &policy()),
+        [format!("{A}: in_use ImageInUse"), format!("{B}: in_use ImageInUse")]
+    );
+}
+
+#[test]
+fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
+    let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
+    for (what, disks_of_u, disks_of_v, expected) in [
+        (
+            "both backed by another copy",
+            vec![disk("/i/u/disk", &[&used])],
+            vec![disk("/i/v/disk", &[&used])],
+            "removable Unused",
+        ),
+        ("one raw", vec![disk("/i/u/disk", &[&used])], vec![disk("/i/v/disk", &[])], "removable Unused"),
+        ("both raw", vec![disk("/i/u/disk", &[])], vec![disk("/i/v/disk", &[])], "in_use ResizedCopyKept"),
+        ("one without a disk", vec![disk("/i/u/disk", &[&used])], vec![], "in_use ResizedCopyKept"),
+        (
+            "one with only a disk.swap",
+            vec![disk("/i/u/disk", &[&used])],
+            vec![disk("/i/v/disk.swap", &[])],
+            "in_use ResizedCopyKept",
+        ),
+        (
+            "one that cannot be read",
+            vec![disk("/i/u/disk", &[&used])],
+            vec![broken("/i/v/disk")],
+            "in_use ResizedCopyKept",
+        ),
+        (
+            "backed by this copy",
+            vec![disk("/i/u/disk", &[&format!("/x/{old}")])],
+            vec![disk("/i/v/disk", &[])],
+            "in_use BackingFile",
+        ),
+        (
+            "backed by a copy of another image",
+            vec![disk("/i/u/disk", &[&format!("/i/_base/{B}_2")])],
+            vec![disk("/i/v/disk", &[])],
+            "in_use ResizedCopyKept",
+        ),
+    ] {
+        let mut evidence = evidence(&[(&old, 99 * HOUR)]);
+        add(&mut evidence, "u", disks_of_u);
+        add(&mut evidence, "v", disks_of_v);
+        let rows = [row("u", "here", "a"), row("v", "there", "a")];
+        assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{old}: {expected}"), "{what}");
+    }
+}
+
+#[test]
+fn directories_are_listed_by_name_uuid_and_resize() {
+    let resizing = |state: &str| Row { task_state: Some(state.into()), ..row("u", "here", "") };
+    let resized = Row { vm_state: Some("resized".into()), ..row("u", "here", "") };
+    let named = Row { name: Some("instance-1".into()), ..row("u", "here", "") };
+    for (directory, row, is_listed) in [
+        ("u", row("u", "here", ""), true),
+        ("u", row("U", "here", ""), true),
+        ("instance-1", named, true),
+        ("u_resize", row("u", "here", ""), false),
+        ("u_resize", resizing("resize_migrated"), true),
+        ("u_resize", resizing("powering-off"), false),
+        ("u_resize", resized, true),
+        ("u_del", row("u", "here", ""), false),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        add(
+            &mut evidence,
+            directory,
+            vec![disk(&format!("/i/{directory}/disk"), &[&format!("../_base/{A}")])],
+        );
+        let rows = [row];
+        let code = if is_listed { "BackingFile" } else { "BackingFileUnlisted" };
+        assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{A}: in_use {code}"), "{directory}");
+        let ignoring = Policy { ignore_unlisted: true, ..policy() };
+        let expected = if is_listed { "in_use BackingFile" } else { "removable Unused" };
+        assert_eq!(verdict_of(&evidence, &rows, &ignoring), format!("{A}: {expected}"), "{directory}");
+    }
+}
+
+#[test]
+fn the_cache_of_another_host_is_never_left_out() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    add(&mut evidence, "_base_10.0.0.1", vec![disk("/i/_base_10.0.0.1/x", &[A])]);
+    let ignoring = Policy { ignore_unlisted: true, ..policy() };
+    assert_eq!(verdict_of(&evidence, &[], &ignoring), format!("{A}: in_use BackingFile"));
+    assert_eq!(judge(&evidence, None, &ignoring, NOW).unlisted_directories, Vec::<&OsStr>::new());
+}
+
+#[test]
+fn one_thing_that_cannot_be_read_makes_nothing_removable() {
+    type Change = fn(&mut Evidence);
+    let cases: [(&str, bool, Change); 11] = [
+        ("nothing wrong", true, |_| {}),
+        ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
+        ("a directory", false, |it| {
+            add(it, "u", Vec::new());
+            it.directories.get_mut(Path::new("u")).unwrap().problem = Some("EACCES".into());
+        }),
+        ("lost+found", true, |it| {
+            add(it, "lost+found", Vec::new());
+            it.directories.get_mut(Path::new("lost+found")).unwrap().problem = Some("EACCES".into());
+        }),
+        ("a link of a chain elsewhere", false, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
+            it.links.insert("/x/y".into(), broken("/x/y"));
+        }),
+        ("a link of a chain that nothing reaches", true, |it| {
+            it.links.insert("/x/y".into(), broken("/x/y"));
+        }),
+        ("a file of a cache that has moved", true, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
+            it.links.insert("/x/_base/y".into(), broken("/x/_base/y"));
+        }),
+        ("a domain's disk elsewhere", false, |it| {
+            it.domain_disks.push("/x/y".into());
+            it.links.insert("/x/y".into(), broken("/x/y"));
+        }),
+        ("a file of the cache", true, |it| {
+            let cache = it.cache.as_mut().unwrap();
+            cache.files.get_mut(OsStr::new(A)).unwrap().problem = Some("QED".into());
+        }),
+        ("a listing that never came to rest", false, |it| it.restless = Some("restless".into())),
+        ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
+    ];
+    for (what, complete, change) in cases {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        change(&mut evidence);
+        let expected = if complete { "removable" } else { "unknown" };
+        assert_eq!(verdict_of(&evidence, &[], &policy()), format!("{A}: {expected} Unused"), "{what}");
+        let judgement = judge(&evidence, None, &policy(), NOW);
+        assert_eq!(judgement.complete, complete, "{what}");
+        assert_eq!(judgement.unreadable.iter().any(|it| it.blocks), !complete, "{what}");
+    }
+    let incomplete = Inventory { incomplete: vec!["a cell is down".into()], ..Inventory::default() };
+    let evidence = evidence(&[(A, 99 * HOUR)]);
+    assert_eq!(verdicts(&evidence, Some(&incomplete), &policy()), [format!("{A}: unknown Unused")]);
+}
+
+#[test]
+fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
+    let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &["/x/one"])]);
+    evidence.links.insert("/x/one".into(), disk("/x/one", &["/x/two"]));
+    // A cycle ends where it began.
+    evidence.links.insert("/x/two".into(), disk("/x/two", &["/x/one", &format!("/y/{A}")]));
+    let files = &mut evidence.cache.as_mut().unwrap().files;
+    files.get_mut(OsStr::new(A)).unwrap().references = vec![format!("/i/_base/{B}").into()];
+    let inventory = inventory(&[row("u", "here", "")]);
+    let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+    let reason = &judgement.files[0].reasons[0];
+    assert_eq!((reason.code, &reason.instances[..]), (Code::BackingFile, &["u"][..]));
+    assert_eq!(reason.disks, [Path::new("/i/u/disk"), Path::new("/x/two")]);
+    assert_eq!(judgement.files[1].verdict, Verdict::InUse);
+}
+
+#[test]
+fn swap_and_ephemeral_files_are_kept_by_size() {
+    let evidence =
+        evidence(&[("ephemeral_5_abcdefg", 99 * HOUR), ("swap_5", 99 * HOUR), ("swap_6", 99 * HOUR)]);
+    let uses = Row { swap_mb: Some(5), ephemeral_gb: Some(5), ..row("u", "there", "") };
+    assert_eq!(
+        verdicts(&evidence, Some(&inventory(&[uses])), &policy()),
+        [
+            "ephemeral_5_abcdefg: in_use EphemeralInUse",
+            "swap_5: in_use SwapInUse",
+            "swap_6: removable Unused"
+        ]
+    );
+}
+
+#[test]
+fn what_local_instances_and_disks_need_and_is_not_there_is_missing() {
+    let mut evidence = evidence(&[(B, 0)]);
+    add(
+        &mut evidence,
+        "u",
+        vec![disk("/i/u/disk", &["../_base/gone", "/i/_base/gone2", "../other/elsewhere"])],
+    );
+    let local =
+        Row { swap_mb: Some(5), ephemeral_gb: Some(6), kernel_id: Some("b".into()), ..row("u", "here", "a") };
+    let remote = Row { swap_mb: Some(7), ..row("v", "there", "c") };
+    let inventory = inventory(&[local, remote]);
+    let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+    let missing: Vec<_> =
+        judgement.missing.iter().map(|it| (it.name.to_str().unwrap(), it.reasons[0].code)).collect();
+    assert_eq!(
+        missing,
+        [
+            (A, Code::ImageInUse),
+            ("ephemeral_6_*", Code::EphemeralInUse),
+            ("gone", Code::BackingFile),
+            ("gone2", Code::BackingFile),
+            ("swap_5", Code::SwapInUse),
+        ]
+    );
+}
+
+#[test]
+fn many_names_are_cut_and_one_stands_alone() {
+    assert_eq!(several("disk", &["a"]), "disk a");
+    assert_eq!(several("disk", &["a", "b"]), "2 disks: a, b");
+    assert_eq!(several("disk", &["a", "b", "c", "d", "e"]), "5 disks: a, b, c and 2 more");
+}
