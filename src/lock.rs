@@ -176,17 +176,17 @@ impl Locks {
         }
     }
 
-    /// Takes nova's lock on a cache file, waiting until `deadline`; `None` where somebody else still has it then.
+    /// Takes nova's lock on a cache file, waiting until `deadline`, or for ever; `None` where somebody else still has it then.
     ///
     /// # Errors
     /// Where the lock file can be neither opened nor made, or the filesystem has no such locks.
-    pub fn acquire(&self, cache_file: &OsStr, deadline: Instant) -> io::Result<Option<HeldLock>> {
+    pub fn acquire(&self, cache_file: &OsStr, deadline: Option<Instant>) -> io::Result<Option<HeldLock>> {
         let mut name = OsString::from("nova-");
         name.push(cache_file);
         self.acquire_named(name, deadline)
     }
 
-    fn acquire_named(&self, name: OsString, deadline: Instant) -> io::Result<Option<HeldLock>> {
+    fn acquire_named(&self, name: OsString, deadline: Option<Instant>) -> io::Result<Option<HeldLock>> {
         loop {
             let (file, is_marked) = self.open_file(&name, true)?;
             let is_locked = match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
@@ -199,7 +199,7 @@ impl Locks {
                 return Ok(Some(HeldLock { file, name, is_marked }));
             }
             if !is_locked {
-                let left = deadline.saturating_duration_since(Instant::now());
+                let left = deadline.map_or(PAUSE, |it| it.saturating_duration_since(Instant::now()));
                 if left.is_zero() {
                     return Ok(None);
                 }
@@ -233,7 +233,7 @@ impl Locks {
             if name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
                 let _gone_or_stays = unlinkat(&self.directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
             } else if self.is_left_over(&name)
-                && let Ok(Some(lock)) = self.acquire_named(name, Instant::now())
+                && let Ok(Some(lock)) = self.acquire_named(name, Some(Instant::now()))
             {
                 let _gone_or_stays = self.remove(&lock);
             }

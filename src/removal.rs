@@ -248,7 +248,8 @@ impl<'a> Removal<'a> {
     /// The locks of a file, in order: for copies the original's first, under which nova makes them. For `.info` files
     /// and broken downloads those of the file that they belong to. `None` where one cannot be had in time.
     fn lock(&self, name: &OsStr) -> Result<Option<Vec<HeldLock>>> {
-        let deadline = Instant::now() + self.lock_wait;
+        // None where that is beyond any clock: then it waits for ever.
+        let deadline = Instant::now().checked_add(self.lock_wait);
         let own = match CacheName::parse(name) {
             CacheName::Info { of } | CacheName::Partial { of } => OsStr::new(of),
             _ => name,
