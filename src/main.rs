@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use nova_imagecache::cli::Cli;
-use nova_imagecache::commands;
 use nova_imagecache::exit::{AlreadyRunning, Exit, OutputFailed};
+use nova_imagecache::{commands, report};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let exit = commands::run(&cli).unwrap_or_else(|error| {
-        anstream::eprintln!("nova-imagecache: {}", nova_imagecache::report::one_line(&format!("{error:#}")));
+        report::print_error(&format!("{error:#}"));
         if error.is::<AlreadyRunning>() {
             Exit::AlreadyRunning
         } else if error.is::<OutputFailed>() {

@@ -145,6 +145,8 @@ impl Command<'_> {
             in_full: false,
         };
         report::print_warnings(&warnings, self.global.quiet);
+        // Whoever sends the report to a file, or throws it away, is to learn of these all the same.
+        outcomes.values().filter_map(|it| it.error.as_deref()).for_each(report::print_error);
         report::print(
             self.global.format,
             |output| table::pass(output, &report, table::terminal_width()),

@@ -160,6 +160,11 @@ pub fn print(
     }
 }
 
+/// Prints an error to stderr, on one line.
+pub fn print_error(text: &str) {
+    anstream::eprintln!("nova-imagecache: {}", one_line(text));
+}
+
 /// Prints warnings and notes to stderr.
 pub fn print_warnings(warnings: &[Warning], quiet: bool) {
     if !quiet {
