@@ -76,9 +76,9 @@ pub fn policy(judging: &Judging) -> Result<Policy> {
 ///
 /// # Errors
 /// Those of [`inventory::load`].
-pub fn inventory(judging: &Judging) -> Result<Option<Inventory>> {
-    if judging.inventory.is_empty() {
+pub fn inventory(judging: &Judging, host: &str) -> Result<Option<Inventory>> {
+    if judging.inventory.is_empty() && judging.libvirt.is_empty() {
         return Ok(None);
     }
-    inventory::load(&judging.inventory).map(Some)
+    inventory::load(&judging.inventory, &judging.libvirt, host).map(Some)
 }

@@ -31,7 +31,7 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     guard::check_usage(asked)?;
     let layout = settings::layout(global)?;
     let policy = settings::policy(&args.judging)?;
-    let inventory = settings::inventory(&args.judging)?;
+    let inventory = settings::inventory(&args.judging, &policy.host)?;
     let inventory = inventory.as_ref();
     let now = Timestamp::now();
     let domain_disks = inventory.map_or(&[][..], |it| &it.disks);

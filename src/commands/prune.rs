@@ -31,12 +31,14 @@ pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
     };
     guard::check_usage(asked)?;
     let layout = settings::layout(global)?;
+    let policy = settings::policy(&args.judging)?;
+    let inventory = settings::inventory(&args.judging, &policy.host)?;
     let command = Command {
         global,
         args,
         asked,
-        policy: settings::policy(&args.judging)?,
-        inventory: settings::inventory(&args.judging)?,
+        policy,
+        inventory,
         plan: args.plan.as_deref().map(|file| Plan::load(file, &layout)).transpose()?,
         layout,
     };

@@ -1,11 +1,12 @@
 //! The tool's own inventory: a JSON list of instances, for operators who make it from their own database.
 
-use std::collections::HashMap;
+use std::io::Read;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 
-use super::{Row, Source};
+use super::json::{self, ListRow, Rows, text};
+use super::{Lacks, Row, Source};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,42 +27,61 @@ struct OwnRow {
 ///
 /// # Errors
 /// Where the text is no list of instances: the error names the row (counted from 1) and the field.
-pub fn parse(text: &[u8]) -> Result<Source> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let own: Vec<OwnRow> = serde_path_to_error::deserialize(&mut deserializer).map_err(located)?;
-    deserializer.end()?;
-    let rows: Vec<Row> = own.into_iter().map(Row::from).collect();
-    let mut first_rows = HashMap::new();
-    for (index, row) in rows.iter().enumerate() {
-        let number = index + 1;
-        let (field, id) = match (&row.uuid, &row.name) {
-            (Some(uuid), _) => ("uuid", uuid.to_ascii_lowercase()),
-            (None, Some(name)) => ("name", name.to_string()),
-            (None, None) => bail!("row {number}: has neither \"uuid\" nor \"name\": give it one"),
-        };
-        if let Some(first) = first_rows.insert((field, id.clone()), number) {
-            bail!("row {number}: \"{field}\": {id} is row {first} already: list each instance once");
-        }
+pub(super) fn parse(text: impl Read) -> Result<Source> {
+    let source = json::read::<Rows<OwnRow>>(text)?.source;
+    if let Some((first, second)) = first_repetition(&source.rows) {
+        let (field, id) = key(&source.rows[second]);
+        bail!(
+            "row {}: \"{field}\": {} is row {} already: list each instance once",
+            second + 1,
+            id.to_ascii_lowercase(),
+            first + 1
+        );
     }
-    Ok(Source { rows, ..Source::default() })
+    Ok(source)
 }
 
-/// Turns `[2].swap_mb` into the row and the field.
-fn located(error: serde_path_to_error::Error<serde_json::Error>) -> anyhow::Error {
-    let mut place = String::new();
-    for segment in error.path() {
-        match segment {
-            serde_path_to_error::Segment::Seq { index } => place.push_str(&format!("row {}: ", index + 1)),
-            serde_path_to_error::Segment::Map { key } => place.push_str(&format!("\"{key}\": ")),
-            _ => {}
-        }
+/// What tells a row from the others of its list.
+fn key(row: &Row) -> (&'static str, &str) {
+    match (row.uuid.as_deref(), row.name.as_deref()) {
+        (Some(uuid), _) => ("uuid", uuid),
+        (None, name) => ("name", name.unwrap_or_default()),
     }
-    anyhow!("{place}{}", error.into_inner())
+}
+
+/// The first row that is there already, and where: a list of numbers is sorted, as a set of texts takes much memory.
+fn first_repetition(rows: &[Row]) -> Option<(usize, usize)> {
+    let folded = |index: usize| {
+        let (field, id) = key(&rows[index]);
+        let is_uuid = field == "uuid";
+        (field, id.bytes().map(move |byte| if is_uuid { byte.to_ascii_lowercase() } else { byte }))
+    };
+    let compare = |a: usize, b: usize| {
+        let ((field_a, id_a), (field_b, id_b)) = (folded(a), folded(b));
+        field_a.cmp(field_b).then_with(|| id_a.cmp(id_b))
+    };
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_unstable_by(|a, b| compare(*a, *b).then(a.cmp(b)));
+    order
+        .windows(2)
+        .filter(|pair| compare(pair[0], pair[1]).is_eq())
+        .map(|pair| (pair[0], pair[1]))
+        .min_by_key(|(_, second)| *second)
+}
+
+impl ListRow for OwnRow {
+    fn add_to(self, source: &mut Source) -> Result<(), String> {
+        let row = Row::from(self);
+        if row.uuid.is_none() && row.name.is_none() {
+            return Err("has neither \"uuid\" nor \"name\": give it one".into());
+        }
+        source.rows.push(row);
+        Ok(())
+    }
 }
 
 impl From<OwnRow> for Row {
     fn from(own: OwnRow) -> Self {
-        let text = |field: Option<Box<str>>| field.filter(|it| !it.is_empty());
         Self {
             uuid: text(own.uuid),
             name: text(own.name),
@@ -73,6 +93,8 @@ impl From<OwnRow> for Row {
             task_state: text(own.task_state),
             swap_mb: own.swap_mb,
             ephemeral_gb: own.ephemeral_gb,
+            // Its fields are optional: what is not there is none.
+            lacks: Lacks::default(),
         }
     }
 }
@@ -95,6 +117,10 @@ mod tests {
             (r#"[{"uuid": "a", "image": "x"}]"#, "row 1: \"image\": unknown field `image`"),
             (r#"[{"uuid": "a", "uuid": "b"}]"#, "row 1: duplicate field `uuid`"),
             (r#"[{"uuid": "a"}, {"uuid": "A"}]"#, "row 2: \"uuid\": a is row 1 already"),
+            (
+                r#"[{"uuid": "b"}, {"uuid": "a"}, {"uuid": "b"}, {"uuid": "a"}]"#,
+                "row 3: \"uuid\": b is row 1 already",
+            ),
             (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": a is row 1 already"),
             (r#"[{"host": "a"}]"#, "row 1: has neither \"uuid\" nor \"name\""),
             (r#"[{"uuid": "", "name": null}]"#, "row 1: has neither"),
@@ -107,7 +133,7 @@ mod tests {
 
     #[test]
     fn empty_texts_are_none() {
-        let source = parse(br#"[{"uuid": "a", "image_ref": "", "swap_mb": null}]"#).unwrap();
+        let source = parse(&br#"[{"uuid": "a", "image_ref": "", "swap_mb": null}]"#[..]).unwrap();
         assert_eq!(source.rows[0].image_ref, None);
     }
 }
