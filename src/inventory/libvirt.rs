@@ -62,7 +62,9 @@ fn disks<'a>(domain: Node<'a, '_>) -> impl Iterator<Item = PathBuf> {
         .into_iter()
         .flat_map(|devices| devices.children())
         .filter(|node| node.has_tag_name("disk"))
-        .flat_map(|disk| disk.descendants().filter(|node| node.has_tag_name("source") || node.has_tag_name("mirror")))
+        .flat_map(|disk| {
+            disk.descendants().filter(|node| node.has_tag_name("source") || node.has_tag_name("mirror"))
+        })
         .filter_map(|node| node.attribute("file"))
         .filter(|file| !file.is_empty())
         .map(PathBuf::from)
@@ -74,7 +76,8 @@ fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'inp
 
 fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
     metadata.children().find(|node| {
-        node.tag_name().name() == "instance" && node.tag_name().namespace().is_some_and(|it| it.starts_with(NOVA))
+        node.tag_name().name() == "instance"
+            && node.tag_name().namespace().is_some_and(|it| it.starts_with(NOVA))
     })
 }
 
@@ -118,7 +121,8 @@ fn rows(domain: Node<'_, '_>, instance: Node<'_, '_>, host: &str) -> Result<Vec<
 fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
     let Some(node) = flavor.and_then(|flavor| child(flavor, name)) else { return Ok(None) };
     let text = node.text().unwrap_or_default().trim();
-    let size = text.parse().with_context(|| format!("nova:flavor's nova:{name}: {text:?} is no whole number"))?;
+    let size =
+        text.parse().with_context(|| format!("nova:flavor's nova:{name}: {text:?} is no whole number"))?;
     Ok(Some(size))
 }
 
@@ -148,12 +152,12 @@ mod tests {
 
     #[test]
     fn an_instance_is_read_from_novas_metadata_of_any_version() {
-        let flavor =
-            r#"<nova:flavor name="m"><nova:swap>512</nova:swap><nova:ephemeral>10</nova:ephemeral></nova:flavor>"#;
+        let flavor = r#"<nova:flavor name="m"><nova:swap>512</nova:swap><nova:ephemeral>10</nova:ephemeral></nova:flavor>"#;
         for namespace in ["1.0", "1.1", "2.0"] {
-            for image in
-                [r#"<nova:root type="image" uuid="i"/>"#, r#"<nova:image uuid="i"><nova:properties/></nova:image>"#]
-            {
+            for image in [
+                r#"<nova:root type="image" uuid="i"/>"#,
+                r#"<nova:image uuid="i"><nova:properties/></nova:image>"#,
+            ] {
                 let expected = Row {
                     uuid: Some("u".into()),
                     name: Some("instance-0000000a".into()),
@@ -174,7 +178,11 @@ mod tests {
             (r#"<nova:root type="volume" uuid="v"/>"#, vec![None], false),
             (r#"<nova:root type="volume" uuid=""/><nova:image uuid=""/>"#, vec![None], false),
             (r#"<nova:root type="image" uuid="i"/><nova:image uuid="i"/>"#, vec![Some("i")], false),
-            (r#"<nova:root type="image" uuid="i"/><nova:image uuid="j"/>"#, vec![Some("i"), Some("j")], false),
+            (
+                r#"<nova:root type="image" uuid="i"/><nova:image uuid="j"/>"#,
+                vec![Some("i"), Some("j")],
+                false,
+            ),
             (r#"<nova:root type="volume" uuid="v"/><nova:image uuid="j"/>"#, vec![Some("j")], false),
             ("", vec![None], true),
         ] {
@@ -204,7 +212,8 @@ mod tests {
     fn whether_there_is_a_kernel_image_is_told_where_there_is_no_kernel() {
         let text = domain("1.1", "");
         assert!(!parsed(&text).rows[0].lacks.kernel);
-        let text = text.replace("<devices>", "<os><type>hvm</type><kernel>/i/u/kernel</kernel></os><devices>");
+        let text =
+            text.replace("<devices>", "<os><type>hvm</type><kernel>/i/u/kernel</kernel></os><devices>");
         assert!(parsed(&text).rows[0].lacks.kernel);
     }
 
@@ -222,7 +231,8 @@ mod tests {
         let namespaces: String = (0..50_000).map(|number| format!("<a xmlns:a{number}='b'>")).collect();
         let utf16: Vec<u8> = "<domain/>".encode_utf16().flat_map(u16::to_be_bytes).collect();
         let bad_swap = domain("1.0", "<nova:flavor><nova:swap>-1</nova:swap></nova:flavor>");
-        let nameless = domain("1.0", "").replace("<uuid>u</uuid>", "").replace("<name>instance-0000000a</name>", "");
+        let nameless =
+            domain("1.0", "").replace("<uuid>u</uuid>", "").replace("<name>instance-0000000a</name>", "");
         let cases: [(&[u8], &str); 12] = [
             (b"", "root"),
             (b"<domain><name>", "root"),

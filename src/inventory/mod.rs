@@ -222,7 +222,12 @@ fn lacking(instances: &[Instance]) -> Vec<Warning> {
     type IsLacking = fn(&Lacks) -> bool;
     let kinds: [(&'static str, IsLacking, &str, &str); 4] = [
         ("lacks_image", |lacks| lacks.image, "the image", "original and resized files"),
-        ("lacks_kernel", |lacks| lacks.kernel, "kernel_id and ramdisk_id", "the files of kernel and ramdisk images"),
+        (
+            "lacks_kernel",
+            |lacks| lacks.kernel,
+            "kernel_id and ramdisk_id",
+            "the files of kernel and ramdisk images",
+        ),
         ("lacks_swap", |lacks| lacks.swap, "the flavor's swap", "swap files"),
         ("lacks_ephemeral", |lacks| lacks.ephemeral, "the flavor's ephemeral disk", "ephemeral files"),
     ];
@@ -231,7 +236,10 @@ fn lacking(instances: &[Instance]) -> Vec<Warning> {
         let mut without = instances.iter().filter(|it| it.0.iter().all(|row| is_lacking(&row.lacks)));
         if let Some(first) = without.next() {
             let text = match without.count() {
-                0 => format!("no source tells {field} of {}: {files} are judged by disks alone there", first.id()),
+                0 => format!(
+                    "no source tells {field} of {}: {files} are judged by disks alone there",
+                    first.id()
+                ),
                 more => format!(
                     "no source tells {field} of {} and {more} more: {files} are judged by disks alone there",
                     first.id()
@@ -452,7 +460,7 @@ mod tests {
             (format!("{DOMAIN}{}", " ".repeat(LONGEST_DOMAIN)), "n.xml: is larger than 1048576 bytes"),
         ] {
             fs_err::write(&path, text).unwrap();
-            let error = format!("{:#}", load(&[], &[path.clone()], "h").unwrap_err());
+            let error = format!("{:#}", load(&[], std::slice::from_ref(&path), "h").unwrap_err());
             assert!(error.contains(expected), "{error}");
         }
         assert!(load(&[], &[folder.path().into()], "h").is_err());

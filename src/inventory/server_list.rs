@@ -64,7 +64,9 @@ impl ListRow for Listed {
         let image_ref = or_none(self.image_id.value()).filter(|id| &**id != BOOTED_FROM_VOLUME);
         // The client writes what it knows of a server in a cell that is down as if that had started from a volume.
         if status == "UNKNOWN" && image_ref.is_none() {
-            source.incomplete.push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
+            source
+                .incomplete
+                .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
         }
         let (vm_state, task_state_of_status) = states(status);
         source.rows.push(Row {

@@ -64,10 +64,16 @@ struct Flavor {
 pub(super) fn parse(text: impl Read) -> Result<Source> {
     let answer: Answer = json::read(text)?;
     let mut source = answer.servers.source;
-    if !source.rows.is_empty() && source.incomplete.is_empty() && source.rows.iter().all(|row| row.lacks.image) {
-        bail!("no row has an \"image\": this is not what GET /servers/detail answers (GET /servers leaves it out)");
+    if !source.rows.is_empty()
+        && source.incomplete.is_empty()
+        && source.rows.iter().all(|row| row.lacks.image)
+    {
+        bail!(
+            "no row has an \"image\": this is not what GET /servers/detail answers (GET /servers leaves it out)"
+        );
     }
-    let next = answer.servers_links.unwrap_or_default().into_iter().find(|link| link.rel.as_deref() == Some("next"));
+    let next =
+        answer.servers_links.unwrap_or_default().into_iter().find(|link| link.rel.as_deref() == Some("next"));
     source.page = Some(match next {
         None => Page::Last,
         Some(link) => {
@@ -100,7 +106,9 @@ impl ListRow for Server {
         let image = self.image.value();
         // A volume's image is "", so this is no instance without an image but one of which nothing is known.
         if self.status.as_deref() == Some("UNKNOWN") && image.is_none() {
-            source.incomplete.push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
+            source
+                .incomplete
+                .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
         }
         source.rows.push(Row {
             uuid: Some(self.id),
@@ -175,7 +183,10 @@ impl<'de> Deserialize<'de> for Size {
                 if value.is_empty() {
                     return Ok(Size(0));
                 }
-                value.parse().map(Size).map_err(|_| E::invalid_value(serde::de::Unexpected::Str(value), &self))
+                value
+                    .parse()
+                    .map(Size)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Str(value), &self))
             }
         }
         deserializer.deserialize_any(SizeVisitor)
@@ -223,7 +234,8 @@ mod tests {
     #[test]
     fn a_swap_of_nothing_is_zero() {
         for (swap, expected) in [("\"\"", Some(0)), ("0", Some(0)), ("\"512\"", Some(512)), ("null", None)] {
-            let row = row(&format!(r#"{{"id": "a", "image": "", "flavor": {{"swap": {swap}, "ephemeral": 0}}}}"#));
+            let row =
+                row(&format!(r#"{{"id": "a", "image": "", "flavor": {{"swap": {swap}, "ephemeral": 0}}}}"#));
             assert_eq!((row.swap_mb, row.lacks.swap), (expected, false), "{swap}");
         }
     }
@@ -278,7 +290,10 @@ mod tests {
             (r#"{"servers": [{"id": "a", "flavor": {"swap": -1}}]}"#, "row 1: \"flavor\": \"swap\": invalid"),
             (r#"{"servers": [{"id": "a", "flavor": {"ephemeral": 1.5}}]}"#, "\"ephemeral\": invalid type"),
             (r#"{"servers": [{"id": "a", "id": "b"}]}"#, "duplicate field `id`"),
-            (r#"{"servers": [{"id": "a", "OS-EXT-SRV-ATTR:host": 7}]}"#, "\"OS-EXT-SRV-ATTR:host\": invalid type"),
+            (
+                r#"{"servers": [{"id": "a", "OS-EXT-SRV-ATTR:host": 7}]}"#,
+                "\"OS-EXT-SRV-ATTR:host\": invalid type",
+            ),
             (r#"{"servers": []} []"#, "trailing characters"),
         ] {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());
