@@ -22,6 +22,7 @@ pub mod exit;
 pub mod guard;
 pub mod inventory;
 pub mod lock;
+pub mod nova_conf;
 pub mod plan;
 pub mod qcow2;
 pub mod removal;
