@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,28 @@ pub struct NovaConf {
     pub resized_minimum_age: Option<Duration>,
     /// `[image_cache] remove_unused_base_images`: whether nova's own task removes files.
     pub remove_unused_base_images: bool,
+}
+
+/// The longest nova.conf read, in bytes; a generated sample with every option explained has some 500,000.
+const LONGEST_FILE: u64 = 4 << 20;
+
+/// Reads these files, of which later ones win.
+///
+/// # Errors
+/// Where a file cannot be read, is larger than 4 MiB or is not UTF-8, and those of [`parse`].
+pub fn load(paths: &[PathBuf]) -> Result<NovaConf> {
+    let mut files = Vec::new();
+    for path in paths {
+        let name = path.display().to_string();
+        let mut text = Vec::new();
+        fs_err::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > LONGEST_FILE {
+            bail!("{name}: is larger than {LONGEST_FILE} bytes, which no nova.conf is");
+        }
+        let text = String::from_utf8(text).map_err(|_| anyhow!("{name}: is not UTF-8"))?;
+        files.push((name, text));
+    }
+    parse(&files)
 }
 
 /// Reads files of these names and texts, of which later ones win.

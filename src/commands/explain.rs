@@ -29,8 +29,9 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
         ..Asked::default()
     };
     guard::check_usage(asked)?;
-    let layout = settings::layout(global)?;
-    let policy = settings::policy(&args.judging)?;
+    let conf = settings::nova_conf(global)?;
+    let layout = settings::layout(global, &conf)?;
+    let policy = settings::policy(&args.judging, &conf)?;
     let inventory = settings::inventory(&args.judging, &policy.host)?;
     let inventory = inventory.as_ref();
     let now = Timestamp::now();
@@ -40,7 +41,8 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     let judgement =
         verdict::judge(&evidence, inventory, &policy, args.as_of.map_or(now, |it| it.resolve(now)));
     let (files, missing) = select(&args.subjects, &judgement, inventory)?;
-    let warnings = guard::warnings(asked, &evidence, inventory, &policy, &judgement);
+    let mut warnings = guard::warnings(asked, &evidence, inventory, &policy, &judgement);
+    warnings.extend(settings::note(&conf));
     let report = PassReport {
         command: "explain",
         layout: &layout,

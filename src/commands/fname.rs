@@ -17,7 +17,9 @@ use crate::settings;
 pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
     // Where the cache is matters only where it was named: the command serves at a desk, too.
     let is_placed = global.instances_path.is_some() || !global.config_file.is_empty();
-    let cache_dir = is_placed.then(|| settings::layout(global)).transpose()?.map(|it| it.cache_dir());
+    let layout = |conf| settings::layout(global, &conf);
+    let layout = is_placed.then(|| settings::nova_conf(global).and_then(layout)).transpose()?;
+    let cache_dir = layout.map(|it| it.cache_dir());
     let files = ids(&args.image_ids)?
         .into_iter()
         .map(|image_id| {

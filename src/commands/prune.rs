@@ -30,14 +30,16 @@ pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
         has_libvirt: !args.judging.libvirt.is_empty(),
     };
     guard::check_usage(asked)?;
-    let layout = settings::layout(global)?;
-    let policy = settings::policy(&args.judging)?;
+    let conf = settings::nova_conf(global)?;
+    let layout = settings::layout(global, &conf)?;
+    let policy = settings::policy(&args.judging, &conf)?;
     let inventory = settings::inventory(&args.judging, &policy.host)?;
     let command = Command {
         global,
         args,
         asked,
         policy,
+        note: settings::note(&conf),
         inventory,
         plan: args.plan.as_deref().map(|file| Plan::load(file, &layout)).transpose()?,
         layout,
@@ -52,6 +54,7 @@ struct Command<'a> {
     asked: Asked,
     layout: Layout,
     policy: Policy,
+    note: Option<Warning>,
     inventory: Option<Inventory>,
     plan: Option<Plan>,
 }
@@ -133,6 +136,7 @@ impl Command<'_> {
     ) -> Result<Exit> {
         let mut warnings =
             guard::warnings(self.asked, evidence, self.inventory.as_ref(), &self.policy, judgement);
+        warnings.extend(self.note.clone());
         warnings.extend(more_warnings);
         let report = PassReport {
             command: "prune",

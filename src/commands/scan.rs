@@ -15,7 +15,7 @@ use crate::warning::Warning;
 /// # Errors
 /// An instances path or a cache directory that cannot be listed.
 pub fn run(global: &Global) -> Result<Exit> {
-    let layout = settings::layout(global)?;
+    let layout = settings::layout(global, &settings::nova_conf(global)?)?;
     let cache = evidence::read_cache(&layout, &Progress::default())?;
     let mut warnings = Vec::new();
     if cache.is_none() {
