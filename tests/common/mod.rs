@@ -173,7 +173,11 @@ impl World {
         // A copy, for the build directory may be closed to others.
         let copy = self.dir.path().join("nova-imagecache");
         if !copy.exists() {
-            fs_err::copy(cargo_bin!("nova-imagecache"), &copy).unwrap();
+            // By a process of its own: a descriptor open for writing that another test's child inherits would make
+            // the copy busy.
+            let status =
+                std::process::Command::new("cp").arg(cargo_bin!("nova-imagecache")).arg(&copy).status();
+            assert!(status.unwrap().success());
         }
         let mut command = Command::new(tool("setpriv", "util-linux"));
         command.env_clear().current_dir("/");
