@@ -62,6 +62,8 @@ pub enum Error {
     BackingName,
     /// A header extension runs into what comes after it.
     Extension,
+    /// The name of the external data file holds a zero byte.
+    DataFileName,
 }
 
 impl fmt::Display for Error {
@@ -77,6 +79,7 @@ impl fmt::Display for Error {
             }
             Self::BackingName => f.write_str("qcow2 header: the backing file name contradicts the header"),
             Self::Extension => f.write_str("qcow2 header: an extension runs over its end"),
+            Self::DataFileName => f.write_str("qcow2 header: the data file name holds a zero byte"),
         }
     }
 }
@@ -176,7 +179,12 @@ fn data_file(
             return Err(Error::Extension);
         }
         if kind == EXTENSION_DATA_FILE {
-            return bytes(head, file_size, offset, length).map(|name| name.map(|it| Some(it.to_vec())));
+            return match bytes(head, file_size, offset, length)? {
+                // As for the backing file's name.
+                Ok(name) if name.contains(&0) => Err(Error::DataFileName),
+                Ok(name) => Ok(Ok(Some(name.to_vec()))),
+                Err(needs_more) => Ok(Err(needs_more)),
+            };
         }
         offset += length.next_multiple_of(8);
     }
@@ -352,6 +360,9 @@ mod tests {
         let head = with(head, 72, &INCOMPATIBLE_DATA_FILE.to_be_bytes());
         let expected = Header { backing_file: None, data_file: Some(b"disk.raw".to_vec()) };
         assert_eq!(read(&head, FIRST_READ as u64), Ok(Image::Qcow2(expected)));
+        // QEMU stops at the zero and opens the file of the shorter name.
+        let too_long = with(head.clone(), 124, &9_u32.to_be_bytes());
+        assert_eq!(read(&too_long, FIRST_READ as u64), Err(Error::DataFileName));
         let overrun = with(head, 108, &70_000_u32.to_be_bytes());
         assert_eq!(read(&overrun, FIRST_READ as u64), Err(Error::Extension));
     }
