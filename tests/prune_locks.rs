@@ -1,0 +1,339 @@
+//! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
+
+mod common;
+#[path = "common/prune.rs"]
+mod prune;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use common::{DAY, set_age};
+use prune::{
+    InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file, prune_command,
+    prune_command_at,    under_strace, untouched, wait_until, with_outcome,
+};
+
+const NO_ARGS: [&str; 0] = [];
+
+#[test]
+fn a_file_whose_lock_nova_holds_is_waited_for_and_left() {
+    let it = InUse::new();
+    let [held, free] = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&held);
+    let before = untouched(&it.world, &[&it.used]);
+    let start = Instant::now();
+    let run = it.world.prune(["--lock-wait", "1s"]).exits(0);
+    let waited = start.elapsed();
+    println!("waited {waited:?}");
+    assert!(waited >= Duration::from_secs(1), "waited only {waited:?}");
+    assert!(waited < Duration::from_secs(5), "waited {waited:?}");
+    assert_eq!(run.outcome(&held), "locked");
+    assert_eq!(run.outcome(&free), "removed");
+    let mut expected = before;
+    expected.0.remove(&it.world.base(&free)).unwrap();
+    expected.assert_same(&untouched(&it.world, &[&it.used]));
+    assert!(lock_file(&it.world, &held).exists());
+
+    nova.releases(&held);
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(&held), "removed");
+}
+
+#[test]
+fn each_file_has_a_wait_of_its_own_and_none_with_a_wait_of_zero() {
+    let it = InUse::new();
+    let held = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
+    let mut nova = Nova::start(&it.world);
+    held.iter().for_each(|name| nova.takes(name));
+    for (wait, least, most) in [("700ms", 1400, 5000), ("0", 0, 700)] {
+        let start = Instant::now();
+        let run = it.world.prune(["--lock-wait", wait]).exits(0);
+        let waited = start.elapsed().as_millis();
+        assert_eq!(with_outcome(&run, "locked"), BTreeSet::from(held.clone()));
+        assert!((least..most).contains(&waited), "--lock-wait {wait}: {waited} ms");
+    }
+}
+
+#[test]
+fn a_lock_that_nova_releases_in_time_only_delays_the_removal() {
+    let it = InUse::new();
+    let held = it.world.original("image-a", 2 * DAY);
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&held);
+    let mut prune = it.judged_by(["--lock-wait", "20s"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(prune.is_running());
+    assert!(it.world.base(&held).exists());
+    nova.releases(&held);
+    let start = Instant::now();
+    let run = prune.finish().exits(0);
+    println!("removed {:?} after the release", start.elapsed());
+    assert_eq!(run.outcome(&held), "removed");
+    assert!(!it.world.base(&held).exists());
+    assert!(!lock_file(&it.world, &held).exists());
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+/// Files that are removed under the original's lock as well as, or instead of, one of their own. The original is in
+/// use, but for the sidecar, which goes with it.
+#[test]
+fn what_is_made_from_an_original_waits_for_the_lock_of_the_original() {
+    let it = InUse::new();
+    let used = &it.used;
+    let mut nova = Nova::start(&it.world);
+    // A used image keeps its small copy: that one is of an image that is not here.
+    let gone = it.world.original("image-gone", 2 * DAY);
+    fs_err::remove_file(it.world.base(&gone)).unwrap();
+    for (original, name, args) in [
+        (&gone, format!("{gone}_1073741824"), vec![]),
+        (&gone, format!("{gone}_sm"), vec![]),
+        (&gone, format!("{gone}.info"), vec![]),
+        (&gone, format!("{gone}.part"), vec!["--partials"]),
+        (&gone, format!("{gone}.converted"), vec!["--partials"]),
+        (used, format!("{used}.part"), vec!["--partials"]),
+    ] {
+        nova.takes(original);
+        let path = plain_file(&it.world, &name, 2 * DAY);
+        let wait = |wait| ["--lock-wait", wait].into_iter().chain(args.iter().copied());
+        let run = it.world.prune(wait("300ms")).exits(0);
+        assert_eq!(run.outcome(&name), "locked", "{name}");
+        assert!(path.exists(), "{name}");
+
+        let mut prune = it.judged_by(wait("20s"));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(prune.is_running(), "{name}");
+        nova.releases(original);
+        assert_eq!(prune.finish().exits(0).outcome(&name), "removed", "{name}");
+        assert!(!path.exists(), "{name}");
+    }
+}
+
+#[test]
+fn a_resized_copy_of_a_used_image_waits_for_the_lock_of_the_original() {
+    let it = InUse::new();
+    // The disk names one copy, so that the other is unused.
+    let kept = it.world.resized("image-used", 1 << 30, 2 * DAY);
+    let unused = it.world.resized("image-used", 2 << 30, 2 * DAY);
+    it.world.instance_disk("instance-00000001", &kept);
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&it.used);
+    let run = it.world.prune(["--lock-wait", "300ms"]).exits(0);
+    assert_eq!(run.outcome(&unused), "locked");
+    assert!(it.world.base(&unused).exists());
+
+    let prune = it.judged_by(["--lock-wait", "20s"]);
+    nova.releases(&it.used);
+    let run = prune.finish().exits(0);
+    assert_eq!(run.outcome(&unused), "removed");
+    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone(), kept]));
+    assert!(lock_file(&it.world, &it.used).exists(), "the lock file of a file that stays is nova's");
+}
+
+#[test]
+fn a_file_and_its_sidecar_stay_together_while_nova_holds_the_lock() {
+    let it = InUse::new();
+    let held = it.world.original("image-a", 2 * DAY);
+    let info = format!("{held}.info");
+    plain_file(&it.world, &info, 2 * DAY);
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&held);
+    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
+    assert_eq!(run.outcome(&held), "locked");
+    assert_eq!(run.outcome(&info), "locked");
+    nova.releases(&held);
+    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
+    assert_eq!(with_outcome(&run, "removed"), BTreeSet::from([held, info]));
+    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
+}
+
+/// The reverse: prune is held up for two seconds where it is about to unlink, and nova, which does not wait, asks.
+#[test]
+fn nova_does_not_get_the_lock_that_prune_holds() {
+    let it = InUse::new();
+    let gone = it.world.original("image-gone", 2 * DAY);
+    fs_err::remove_file(it.world.base(&gone)).unwrap();
+    let resized = format!("{gone}_1073741824");
+    let small = format!("{gone}_sm");
+    let mut nova = Nova::start(&it.world);
+    for (name, locks) in [
+        (gone.clone(), vec![gone.clone()]),
+        (resized.clone(), vec![gone.clone(), resized]),
+        (small.clone(), vec![gone.clone(), small]),
+        (format!("{gone}.part"), vec![gone.clone()]),
+        ("swap_512".to_owned(), vec!["swap_512".to_owned()]),
+    ] {
+        let path = plain_file(&it.world, &name, 2 * DAY);
+        let cache_dir = it.world.path("_base");
+        let command = prune_command(&it.world, ["--partials"]);
+        let prune = Running::start(&mut under_strace(
+            &it.world,
+            inject("unlinkat:delay_enter=2000000", &cache_dir),
+            &command,
+        ));
+        let last = locks.last().unwrap();
+        wait_until("prune holds the lock", || is_locked(&lock_file(&it.world, last)));
+        for lock in &locks {
+            assert!(!nova.gets(lock), "nova got {lock} while prune removes {name}");
+        }
+        assert!(path.exists(), "{name} went before nova could ask: the test is too slow to show anything");
+        assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
+        for lock in &locks {
+            nova.takes(lock);
+            nova.releases(lock);
+        }
+    }
+}
+
+/// The same without strace: while prune waits for the lock of the copy it holds that of the original.
+#[test]
+fn nova_does_not_get_the_lock_of_the_original_while_prune_waits_for_that_of_the_copy() {
+    let it = InUse::new();
+    let resized = it.world.resized("image-a", 1 << 30, 2 * DAY);
+    let (original, _) = resized.split_once('_').unwrap();
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&resized);
+    let prune = it.judged_by(["--lock-wait", "20s"]);
+    wait_until("prune holds the lock of the original", || is_locked(&lock_file(&it.world, original)));
+    assert!(!nova.gets(original));
+    nova.releases(&resized);
+    assert_eq!(prune.finish().exits(0).outcome(&resized), "removed");
+    nova.takes(original);
+}
+
+#[test]
+fn the_lock_file_goes_with_an_image_and_stays_of_swap_and_ephemeral_disks_if_nova_made_it() {
+    let it = InUse::new();
+    let original = it.world.original("image-a", 2 * DAY);
+    let resized = it.world.resized("image-b", 1 << 30, 2 * DAY);
+    let small = format!("{original}_sm");
+    let [swap, ephemeral] = ["swap_512", "ephemeral_20_abcdefg"].map(str::to_owned);
+    let [own_swap, own_ephemeral] = ["swap_1024", "ephemeral_40_abcdefg"].map(str::to_owned);
+    for name in [&small, &swap, &ephemeral, &own_swap, &own_ephemeral] {
+        plain_file(&it.world, name, 2 * DAY);
+    }
+    let mut nova = Nova::start(&it.world);
+    for name in [&original, &resized, &small, &swap, &ephemeral, &it.used] {
+        nova.takes(name);
+        nova.releases(name);
+    }
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(with_outcome(&run, "removed").len(), 7);
+    let expected = [swap, ephemeral, it.used.clone()].map(|name| format!("nova-{name}"));
+    assert_eq!(
+        names(&it.world.path("locks")),
+        expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
+    );
+}
+
+#[test]
+fn a_lock_file_stays_where_the_file_does() {
+    let it = InUse::new();
+    let open = it.world.original("image-a", 2 * DAY);
+    let young = it.world.original("image-b", Duration::ZERO);
+    let mut nova = Nova::start(&it.world);
+    for name in [&open, &young, &it.used] {
+        nova.takes(name);
+        nova.releases(name);
+    }
+    // What QEMU would hold, see tests/prune_open.rs.
+    let file = fs_err::File::open(it.world.base(&open)).unwrap();
+    lock_as_qemu(&file);
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(&open), "open");
+    let expected = [open, young, it.used.clone()].map(|name| format!("nova-{name}"));
+    assert_eq!(
+        names(&it.world.path("locks")),
+        expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
+    );
+}
+
+/// nova removes lock files without holding them.
+#[test]
+fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let (mut one, mut other) = (Nova::start(&it.world), Nova::start(&it.world));
+    one.takes(&name);
+    let prune = it.judged_by(["--lock-wait", "2s"]);
+    std::thread::sleep(Duration::from_millis(200));
+    fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
+    other.takes(&name);
+    one.releases(&name);
+    let run = prune.finish().exits(0);
+    assert_eq!(run.outcome(&name), "locked");
+    assert!(it.world.base(&name).exists());
+    assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
+    other.releases(&name);
+    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+}
+
+#[test]
+fn a_lock_file_that_nova_unlinks_under_prune_is_made_anew() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&name);
+    let prune = it.judged_by(["--lock-wait", "20s"]);
+    std::thread::sleep(Duration::from_millis(200));
+    fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
+    nova.releases(&name);
+    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
+    assert!(!lock_file(&it.world, &name).exists());
+}
+
+#[test]
+fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&name);
+    let first = it.judged_by(["--lock-wait", "20s"]);
+    let link = it.world.outside().join("link");
+    std::os::unix::fs::symlink(it.world.instances_path(), &link).unwrap();
+    let before = it.world.snapshot();
+    for path in [it.world.instances_path(), link] {
+        let second = finish(&mut prune_command_at(&it.world, &path, NO_ARGS));
+        assert_eq!(second.code, 3, "{second:#?}");
+        assert_eq!(second.stdout, "");
+        assert_eq!(second.stderr.lines().count(), 1, "{second:#?}");
+    }
+    assert_eq!(it.world.dry_run(NO_ARGS).exits(0).outcome(&name), "would_remove", "a dry run needs no lock");
+    before.assert_same(&it.world.snapshot());
+    nova.releases(&name);
+    assert_eq!(first.finish().exits(0).outcome(&name), "removed");
+}
+
+#[test]
+fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
+    let it = InUse::new();
+    let images: Vec<String> = (0..12).map(|n| format!("{n:040x}")).collect();
+    let mut told = 0;
+    const PAIRS: usize = 60;
+    for _ in 0..PAIRS {
+        images.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
+        set_age(&it.world.base(&it.used), 2 * DAY);
+        let pair = [0; 2].map(|_| Running::start(&mut prune_command(&it.world, NO_ARGS)));
+        let mut removed = Vec::new();
+        for run in pair.map(Running::finish) {
+            if run.code == 3 {
+                assert_eq!(run.stdout, "", "{run:#?}");
+                told += 1;
+                continue;
+            }
+            let run = run.exits(0);
+            removed.extend(with_outcome(&run, "removed"));
+            for outcome in ["failed", "changed", "locked", "open"] {
+                assert_eq!(with_outcome(&run, outcome), BTreeSet::new(), "{outcome}: {run:#?}");
+            }
+        }
+        removed.sort();
+        assert_eq!(removed, images, "each once");
+        assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
+        assert_eq!(
+            names(&it.world.path("locks")),
+            BTreeSet::from(["imagecache-prune.lock".to_owned()])
+        );
+    }
+    println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
+}
