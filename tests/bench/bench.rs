@@ -1,0 +1,413 @@
+//! `cargo bench`: what a pass costs, beside what it could cost at the least; prints Markdown.
+//!
+//! Everything is timed as a whole process, from fork to exit, on the same warm tree, the commands taking turns.
+//! `cargo bench -- --quick` leaves out the largest tree; `--keep` leaves the trees where they are, to be profiled.
+
+mod measure;
+mod tree;
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use measure::{Argv, Run, Runs, Tools};
+use tree::Tree;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_nova-imagecache");
+/// How many disks `qemu-img info` is run on.
+const SAMPLE: usize = 100;
+/// How many files the cache of the growing trees has, and how many of them back disks.
+const CACHE_FILES: usize = 400;
+const BACKING: usize = 300;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // `cargo test --benches` starts it without: only an explicit cargo bench measures.
+    if !std::env::args().any(|it| it == "--bench") {
+        return Ok(());
+    }
+    let has = |name: &str| arguments.iter().any(|it| it == name);
+    let sizes: &[usize] = if has("--quick") { &[1_000, 10_000] } else { &[1_000, 10_000, 50_000] };
+
+    let scratch = tempfile::Builder::new()
+        .prefix("bench-")
+        .disable_cleanup(has("--keep"))
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    if has("--keep") {
+        eprintln!("the trees stay in {}", scratch.path().display());
+    }
+    let tools = Tools::compile(scratch.path())?;
+    println!("{}\n", machine(scratch.path())?);
+    let mut bounds = Bounds::default();
+
+    let mut tree = Tree::new(scratch.path().join("growing"), CACHE_FILES, BACKING)?;
+    let mut passes = Vec::new();
+    for &size in sizes {
+        tree.grow(size)?;
+        passes.push((size, pass(&tools, &tree, &mut bounds)?));
+        if size == 1_000 {
+            slow_storage(&tools, &tree, scratch.path(), &mut bounds)?;
+        }
+    }
+    growth(&passes, &mut bounds);
+    cache_growth(&tools, scratch.path(), &mut bounds)?;
+    bounds.print()
+}
+
+/// One tree: every subcommand beside the floor and the alternatives. Returns the times of explain and of the floor.
+fn pass(tools: &Tools, tree: &Tree, bounds: &mut Bounds) -> Result<(Duration, Duration)> {
+    let root = tree.instances_path();
+    let inventory = tree.inventory();
+    let ours = |arguments: &[&str]| {
+        let mut argv = vec![PROGRAM.as_ref(), "-p".as_ref(), root.as_os_str()];
+        argv.extend(arguments.iter().map(OsStr::new));
+        if arguments[0] != "scan" {
+            argv.extend(["--host=compute-1".as_ref(), "--inventory".as_ref(), inventory.as_os_str()]);
+        }
+        Argv::new(&argv)
+    };
+    let rows = [
+        ("`scan`", ours(&["scan"])),
+        ("`explain`", ours(&["explain"])),
+        ("`explain -f json`", ours(&["explain", "-f", "json"])),
+        ("`prune --dry-run`", ours(&["prune", "--dry-run"])),
+        ("floor: C, one thread, 4 KiB of each file", Argv::new(&[&tools.floor, &root])),
+        (
+            "the same of the files `disk` alone",
+            Argv::new(&[tools.floor.as_os_str(), root.as_os_str(), "disk".as_ref()]),
+        ),
+        (
+            "`find -printf`",
+            Argv::new(&["find".as_ref(), root.as_os_str(), "-printf".as_ref(), r"%p %y %s %T@\n".as_ref()]),
+        ),
+    ];
+    let commands: Vec<Argv> = rows.iter().map(|(_, argv)| argv.clone()).collect();
+    let runs = tools.take_turns(&commands, if tree.instances > 10_000 { 7 } else { 15 })?;
+    let (explain, floor) = (&runs[1], &runs[4]);
+
+    println!(
+        "### {} instances ({} files), {} cache files\n",
+        thousands(tree.instances),
+        thousands(3 * tree.instances),
+        tree.cache_files
+    );
+    println!("| | median | best | CPU | ÷ floor | peak memory |");
+    println!("|---|--:|--:|--:|--:|--:|");
+    for ((name, _), runs) in rows.iter().zip(&runs) {
+        println!("| {name} | {} |", cells(runs, floor.median));
+    }
+    for (name, argv) in per_disk() {
+        let mut taken = Vec::new();
+        for sample in 0..SAMPLE {
+            let disk = tree.disk(sample * (tree.instances / SAMPLE));
+            let argv: Vec<&OsStr> = argv.iter().map(OsStr::new).chain([disk.as_os_str()]).collect();
+            taken.push(tools.run(&Argv::new(&argv))?);
+        }
+        let mean = taken.iter().map(|it| it.wall).sum::<Duration>() / SAMPLE as u32;
+        let scaled = mean * tree.instances as u32;
+        println!(
+            "| {name} ({} each, mean of {SAMPLE} disks, scaled) | {} | | | {} | |",
+            time(mean),
+            time(scaled),
+            ratio(scaled, floor.median)
+        );
+        println!("| … ÷ `explain` | | | | {} | |", ratio(scaled, explain.median));
+    }
+    println!();
+    if tree.instances == 10_000 {
+        for (what, runs) in
+            [("explain", &runs[1]), ("explain -f json", &runs[2]), ("prune --dry-run", &runs[3])]
+        {
+            bounds.check(
+                runs.median <= floor.median,
+                format!(
+                    "{what} on 10,000 instances: {} of the floor's time",
+                    ratio(runs.median, floor.median)
+                ),
+            );
+        }
+    }
+    let peak = runs[1..4].iter().map(|it| it.peak_kib).max().unwrap_or(0);
+    let limit = match tree.instances {
+        0..=10_000 => 64,
+        _ => 160,
+    };
+    bounds.check(
+        peak < limit * 1024,
+        format!("{} instances: peak memory {} (limit {limit} MiB)", thousands(tree.instances), memory(peak)),
+    );
+    Ok((explain.median, floor.median))
+}
+
+/// The command lines, but for the disk, that read one as nova does: `qemu-img info`, and with what nova puts before it
+/// where that is installed.
+fn per_disk() -> Vec<(&'static str, Vec<String>)> {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let info = words("qemu-img info --force-share --output=json");
+    let mut rows = vec![("`qemu-img info` per disk", info.clone())];
+    let python = std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_oslo = Command::new(&python)
+        .args(["-c", "import oslo_concurrency"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if has_oslo {
+        let limit = words("-m oslo_concurrency.prlimit --as=1073741824 --cpu=30 -- env LC_ALL=C LANG=C");
+        rows.push(("as nova runs it, under oslo's prlimit", [vec![python], limit, info].concat()));
+    }
+    rows
+}
+
+/// 1 ms more for each open and read.
+fn slow_storage(tools: &Tools, tree: &Tree, scratch: &Path, bounds: &mut Bounds) -> Result<()> {
+    let root = tree.instances_path();
+    let inventory = tree.inventory();
+    let explain = Argv::new(&[
+        PROGRAM.as_ref(),
+        "-p".as_ref(),
+        root.as_os_str(),
+        "explain".as_ref(),
+        "--host=compute-1".as_ref(),
+        "--inventory".as_ref(),
+        inventory.as_os_str(),
+    ]);
+    let floor = Argv::new(&[&tools.floor, &root]);
+    let disks = Argv::new(&[tools.floor.as_os_str(), root.as_os_str(), "disk".as_ref()]);
+    println!(
+        "### Slow storage: {} instances, 1 ms more for each open and each read\n",
+        thousands(tree.instances)
+    );
+    println!("| | time | delayed calls: opens, reads, directories | most at once | ÷ floor |");
+    println!("|---|--:|--:|--:|--:|");
+    let mut all: Vec<(Run, Counts)> = Vec::new();
+    for (name, argv) in [
+        ("floor, one thread, all files", floor),
+        ("floor, one thread, the same files as `explain`", disks),
+        ("`explain`", explain),
+    ] {
+        let counts = scratch.join("counts");
+        let run = tools.run(&argv.env("LD_PRELOAD", &tools.slow).env("SLOW_COUNTS", &counts))?;
+        let counts = Counts::read(&counts)?;
+        let first = all.first().map_or(run, |(run, _)| *run);
+        println!(
+            "| {name} | {} | {}, {}, {} | {} | {} |",
+            time(run.wall),
+            counts.opens,
+            counts.reads,
+            counts.directories,
+            counts.most_at_once,
+            ratio(run.wall, first.wall)
+        );
+        if counts.opens < tree.instances
+            || counts.reads < tree.instances
+            || counts.directories < tree.instances
+        {
+            bail!("the delay did not reach {name}");
+        }
+        all.push((run, counts));
+    }
+    println!();
+    if let [_, (serial, _), (run, counts)] = &all[..] {
+        bounds.check(
+            counts.most_at_once >= 16,
+            format!("slow storage: {} calls under way at once (16 wanted)", counts.most_at_once),
+        );
+        // The cache's files and the start of the process come on top.
+        bounds.check(
+            run.wall * 16 < serial.wall * 5 / 4,
+            format!(
+                "slow storage: {} of the serial time of the same files (1/16 is {:.3})",
+                ratio(run.wall, serial.wall),
+                1.0 / 16.0
+            ),
+        );
+    }
+    Ok(())
+}
+
+struct Counts {
+    opens: usize,
+    reads: usize,
+    directories: usize,
+    most_at_once: usize,
+}
+
+impl Counts {
+    fn read(path: &Path) -> Result<Self> {
+        let text = fs_err::read_to_string(path).context("the delay was not loaded")?;
+        let numbers: Vec<usize> = text.split_whitespace().filter_map(|it| it.parse().ok()).collect();
+        let [opens, reads, directories, most_at_once] = numbers[..] else { bail!("{text}: no counts") };
+        Ok(Self { opens, reads, directories, most_at_once })
+    }
+}
+
+/// Whether time grows as the number of instances does.
+fn growth(passes: &[(usize, (Duration, Duration))], bounds: &mut Bounds) {
+    println!("### Growth with the instances\n");
+    println!("| instances | `explain` | for each instance | floor | for each instance |");
+    println!("|--:|--:|--:|--:|--:|");
+    for (size, (explain, floor)) in passes {
+        let each = |it: &Duration| time(*it / *size as u32);
+        println!(
+            "| {} | {} | {} | {} | {} |",
+            thousands(*size),
+            time(*explain),
+            each(explain),
+            time(*floor),
+            each(floor)
+        );
+    }
+    println!();
+    if let (Some((least, (first, _))), Some((most, (last, _)))) = (passes.first(), passes.last()) {
+        let growth = last.as_secs_f64() / *most as f64 / (first.as_secs_f64() / *least as f64);
+        bounds.check(
+            growth <= 1.2,
+            format!("an instance of {} costs {growth:.2} of one of {}", thousands(*most), thousands(*least)),
+        );
+    }
+}
+
+/// Whether time grows as the number of cache files does.
+fn cache_growth(tools: &Tools, scratch: &Path, bounds: &mut Bounds) -> Result<()> {
+    let mut tree = Tree::new(scratch.join("cached"), 1_250, BACKING)?;
+    tree.grow(1_000)?;
+    println!("### Growth with the cache, 1,000 instances\n");
+    println!("| cache files | `scan` | for each file | `explain` | peak memory |");
+    println!("|--:|--:|--:|--:|--:|");
+    let (root, inventory) = (tree.instances_path(), tree.inventory());
+    let mut times = Vec::new();
+    for size in [1_250, 2_500, 5_000] {
+        tree.grow_cache(size)?;
+        let scan = Argv::new(&[PROGRAM.as_ref(), "-p".as_ref(), root.as_os_str(), "scan".as_ref()]);
+        let explain = Argv::new(&[
+            PROGRAM.as_ref(),
+            "-p".as_ref(),
+            root.as_os_str(),
+            "explain".as_ref(),
+            "--host=compute-1".as_ref(),
+            "--inventory".as_ref(),
+            inventory.as_os_str(),
+        ]);
+        let runs = tools.take_turns(&[scan, explain], 15)?;
+        println!(
+            "| {} | {} | {} | {} | {} |",
+            thousands(size),
+            time(runs[0].median),
+            time(runs[0].median / size as u32),
+            time(runs[1].median),
+            memory(runs[1].peak_kib)
+        );
+        times.push((runs[0].median.as_secs_f64(), runs[1].median.as_secs_f64()));
+    }
+    println!();
+    if let [first, middle, last] = times[..] {
+        // The last 2,500 files against the 1,250 before them: what does not depend on the files falls out.
+        for (what, first, middle, last) in
+            [("scan", first.0, middle.0, last.0), ("explain", first.1, middle.1, last.1)]
+        {
+            let growth = (last - middle) / 2.0 / (middle - first);
+            bounds.check(
+                growth <= 1.2,
+                format!("{what}: one of the last 2,500 cache files costs {growth:.2} of one of those before"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What must hold, and whether it did.
+#[derive(Default)]
+struct Bounds {
+    lines: String,
+    broken: usize,
+}
+
+impl Bounds {
+    fn check(&mut self, holds: bool, text: String) {
+        self.broken += usize::from(!holds);
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(self.lines, "- {}: {text}", if holds { "holds" } else { "**BROKEN**" });
+    }
+
+    fn print(self) -> Result<()> {
+        println!("### Bounds\n\n{}", self.lines);
+        if self.broken > 0 {
+            bail!("{} bounds are broken", self.broken);
+        }
+        Ok(())
+    }
+}
+
+fn machine(directory: &Path) -> Result<String> {
+    let cpuinfo = fs_err::read_to_string("/proc/cpuinfo")?;
+    let field = |name: &str| {
+        cpuinfo
+            .lines()
+            .find(|line| line.starts_with(name))
+            .and_then(|line| line.split(": ").nth(1))
+            .unwrap_or("?")
+    };
+    let output = |program: &str, arguments: &[&str]| -> Result<String> {
+        let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+    };
+    let memory = fs_err::read_to_string("/proc/meminfo")?;
+    let memory: u64 = memory.split_whitespace().nth(1).and_then(|it| it.parse().ok()).unwrap_or(0);
+    Ok(format!(
+        "{} (family {}, model {}), {} cores, {} GiB of memory, Linux {}, {}, {}. \
+         Whole processes, release build, output to /dev/null, everything in the page cache.",
+        field("model name"),
+        field("cpu family"),
+        field("model\t"),
+        std::thread::available_parallelism()?,
+        memory >> 20,
+        output("uname", &["-r"])?,
+        output("stat", &["-f", "-c", "%T", &directory.to_string_lossy()])?,
+        output("qemu-img", &["--version"])?,
+    ))
+}
+
+fn cells(runs: &Runs, floor: Duration) -> String {
+    format!(
+        "{} | {} | {} | {} | {}",
+        time(runs.median),
+        time(runs.best),
+        time(runs.cpu),
+        ratio(runs.median, floor),
+        memory(runs.peak_kib)
+    )
+}
+
+fn time(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    if seconds >= 1.0 {
+        format!("{seconds:.2} s")
+    } else if seconds >= 1e-3 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else {
+        format!("{:.2} µs", seconds * 1e6)
+    }
+}
+
+fn ratio(time: Duration, floor: Duration) -> String {
+    let ratio = time.as_secs_f64() / floor.as_secs_f64();
+    if ratio >= 10.0 { format!("{ratio:.0}") } else { format!("{ratio:.2}") }
+}
+
+fn memory(kib: u64) -> String {
+    format!("{:.1} MiB", kib as f64 / 1024.0)
+}
+
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
