@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use common::{DAY, set_age};
 use prune::{
-    InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file, prune_command,
-    prune_command_at,    under_strace, untouched, wait_until, with_outcome,
+    InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file,
+    prune_command, prune_command_at, under_strace, untouched, wait_until, with_outcome,
 };
 
 const NO_ARGS: [&str; 0] = [];
@@ -330,10 +330,7 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
         removed.sort();
         assert_eq!(removed, images, "each once");
         assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
-        assert_eq!(
-            names(&it.world.path("locks")),
-            BTreeSet::from(["imagecache-prune.lock".to_owned()])
-        );
+        assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
     }
     println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
 }
