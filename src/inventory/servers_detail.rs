@@ -103,9 +103,9 @@ impl ListRow for Server {
             swap: flavor.swap.is_lacking(),
             ephemeral: flavor.ephemeral.is_lacking(),
         };
-        let image = self.image.value();
-        // A volume's image is "", so this is no instance without an image but one of which nothing is known.
-        if self.status.as_deref() == Some("UNKNOWN") && image.is_none() {
+        let image_ref = self.image.value().and_then(|image| image.0);
+        // Of an instance in such a cell little but its id is known; even that it has no image may be a guess.
+        if self.status.as_deref() == Some("UNKNOWN") && image_ref.is_none() {
             source
                 .incomplete
                 .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
@@ -114,7 +114,7 @@ impl ListRow for Server {
             uuid: Some(self.id),
             name: text(self.instance_name),
             host: text(self.host),
-            image_ref: image.and_then(|image| image.0),
+            image_ref,
             kernel_id: text(self.kernel_id.value()),
             ramdisk_id: text(self.ramdisk_id.value()),
             vm_state: text(self.vm_state),
@@ -245,7 +245,7 @@ mod tests {
         for (server, incomplete) in [
             (r#"{"id": "a", "status": "UNKNOWN"}"#, 1),
             (r#"{"id": "a", "status": "UNKNOWN", "image": null}"#, 1),
-            (r#"{"id": "a", "status": "UNKNOWN", "image": ""}"#, 0),
+            (r#"{"id": "a", "status": "UNKNOWN", "image": ""}"#, 1),
             (r#"{"id": "a", "status": "UNKNOWN", "image": {"id": "i"}}"#, 0),
             (r#"{"id": "a", "status": "ACTIVE", "image": null}"#, 0),
         ] {
