@@ -10,7 +10,7 @@ use nova_imagecache::{commands, report};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let exit = commands::run(&cli).unwrap_or_else(|error| {
-        report::print_error(&format!("{error:#}"));
+        report::print_message(&format!("{error:#}"));
         if error.is::<AlreadyRunning>() {
             Exit::AlreadyRunning
         } else if error.is::<OutputFailed>() {

@@ -10,6 +10,7 @@ use anyhow::Result;
 use crate::cli::{Cli, Command};
 use crate::evidence::Evidence;
 use crate::exit::Exit;
+use crate::report;
 
 /// Runs what the command line asks for.
 ///
@@ -28,13 +29,13 @@ pub fn run(cli: &Cli) -> Result<Exit> {
 fn tell(evidence: &Evidence, verbose: bool) {
     if verbose {
         let disks: usize = evidence.directories.values().map(|it| it.disks.len()).sum();
-        anstream::eprintln!(
-            "nova-imagecache: read {} cache files, {} directories with {disks} disks, and {} files elsewhere; listed the \
+        report::print_message(&format!(
+            "read {} cache files, {} directories with {disks} disks, and {} files elsewhere; listed the \
              instances path {} times",
             evidence.cache.as_ref().map_or(0, |it| it.files.len()),
             evidence.directories.len(),
             evidence.links.len(),
             evidence.rounds
-        );
+        ));
     }
 }

@@ -152,7 +152,7 @@ impl Command<'_> {
         };
         report::print_warnings(&warnings, self.global.quiet);
         // Whoever sends the report to a file, or throws it away, is to learn of these all the same.
-        outcomes.values().filter_map(|it| it.error.as_deref()).for_each(report::print_error);
+        outcomes.values().filter_map(|it| it.error.as_deref()).for_each(report::print_message);
         report::print(
             self.global.format,
             |output| table::pass(output, &report, table::terminal_width()),

@@ -8,6 +8,8 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use anstream::adapter::strip_bytes;
+use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
 
 use crate::cache_name::Kind;
@@ -144,33 +146,40 @@ pub fn print(
     as_table: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     as_json: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
+    let mut stdout = io::stdout().lock();
     let result = match format {
         Format::Table => {
-            let mut output = io::BufWriter::new(anstream::stdout().lock());
-            as_table(&mut output).and_then(|()| output.flush())
+            // As a whole, for styles are stripped from what is written at once: thousands of calls, else.
+            let mut text = Vec::new();
+            as_table(&mut text).and_then(|()| {
+                if AutoStream::choice(&stdout) == ColorChoice::Never {
+                    text = strip_bytes(&text).into_vec();
+                }
+                stdout.write_all(&text)
+            })
         }
         Format::Json => {
-            let mut output = io::BufWriter::new(io::stdout().lock());
+            let mut output = io::BufWriter::with_capacity(1 << 16, &mut stdout);
             as_json(&mut output).and_then(|()| output.write_all(b"\n")).and_then(|()| output.flush())
         }
     };
+    let result = result.and_then(|()| stdout.flush());
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result.map_err(OutputFailed)?),
     }
 }
 
-/// Prints an error to stderr, on one line.
-pub fn print_error(text: &str) {
-    anstream::eprintln!("nova-imagecache: {}", one_line(text));
+/// Prints a message to stderr, on one line.
+pub fn print_message(text: &str) {
+    // There is nobody left to tell where stderr cannot be written.
+    let _unheard = writeln!(io::stderr(), "nova-imagecache: {}", one_line(text));
 }
 
 /// Prints warnings and notes to stderr.
 pub fn print_warnings(warnings: &[Warning], quiet: bool) {
     if !quiet {
-        for warning in warnings {
-            anstream::eprintln!("nova-imagecache: warning: {}", one_line(&warning.text));
-        }
+        warnings.iter().for_each(|it| print_message(&format!("warning: {}", it.text)));
     }
 }
 
