@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::evidence::Evidence;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Text};
 use crate::verdict::{Judgement, Policy};
 use crate::warning::Warning;
 
@@ -182,11 +182,11 @@ pub fn warnings(
 }
 
 fn names_hosts(inventory: &Inventory) -> bool {
-    inventory.instances.iter().any(|it| it.texts(|row| &row.host).next().is_some())
+    inventory.instances.iter().any(|it| it.texts(Text::Host).next().is_some())
 }
 
 fn is_in_inventory(inventory: &Inventory, host: &str) -> bool {
-    inventory.instances.iter().any(|it| it.texts(|row| &row.host).any(|it| it == host))
+    inventory.instances.iter().any(|it| it.texts(Text::Host).any(|it| it == host))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::cache_name::{CacheName, Kind, cache_file_name, is_size};
 use crate::evidence::{CacheFile, Directory, Disk, Evidence};
-use crate::inventory::{Instance, Inventory};
+use crate::inventory::{Instance, Inventory, Text};
 use crate::time::{ForPeople, Timestamp};
 
 /// What the operator decides.
@@ -282,10 +282,10 @@ impl<'a> Instances<'a> {
             let names = listed_names(instance);
             let directories: Vec<&Directory> =
                 names.iter().filter_map(|name| evidence.directories.get(Path::new(name))).collect();
-            let hosts: Vec<&str> = instance.texts(|row| &row.host).collect();
+            let hosts: Vec<&str> = instance.texts(Text::Host).collect();
             let is_counted = !directories.is_empty()
                 || if hosts.is_empty() {
-                    let mut states = instance.texts(|row| &row.vm_state).peekable();
+                    let mut states = instance.texts(Text::VmState).peekable();
                     states.peek().is_none()
                         || !states.all(|state| matches!(state, "shelved_offloaded" | "error"))
                 } else {
@@ -308,9 +308,9 @@ impl<'a> Instances<'a> {
         // An image id is hashed once, not once for each instance.
         let mut fingerprints: HashMap<&str, String> = HashMap::new();
         for (index, Counted { instance, .. }) in counted.iter().enumerate() {
-            let image_refs = instance.texts(|row| &row.image_ref).map(|id| (Code::ImageInUse, id));
-            let kernels = instance.texts(|row| &row.kernel_id).map(|id| (Code::KernelInUse, id));
-            let ramdisks = instance.texts(|row| &row.ramdisk_id).map(|id| (Code::RamdiskInUse, id));
+            let image_refs = instance.texts(Text::ImageRef).map(|id| (Code::ImageInUse, id));
+            let kernels = instance.texts(Text::KernelId).map(|id| (Code::KernelInUse, id));
+            let ramdisks = instance.texts(Text::RamdiskId).map(|id| (Code::RamdiskInUse, id));
             for (code, id) in image_refs.chain(kernels).chain(ramdisks) {
                 let fingerprint = fingerprints.entry(id).or_insert_with(|| cache_file_name(id));
                 let image = match images.get_mut(fingerprint) {
@@ -351,8 +351,8 @@ impl<'a> Instances<'a> {
 /// renamed them (nova's `get_instance_path` and `_resize` in nova/virt/libvirt/driver.py).
 fn listed_names(instance: &Instance) -> BTreeSet<String> {
     let resizing = ["resize_prep", "resize_migrating", "resize_migrated", "resize_finish"];
-    let is_resizing = instance.texts(|row| &row.task_state).any(|state| resizing.contains(&state))
-        || instance.texts(|row| &row.vm_state).any(|state| state == "resized");
+    let is_resizing = instance.texts(Text::TaskState).any(|state| resizing.contains(&state))
+        || instance.texts(Text::VmState).any(|state| state == "resized");
     let mut names = BTreeSet::new();
     for name in instance.directory_names() {
         for name in [name.to_owned(), name.to_ascii_lowercase()] {
@@ -610,15 +610,14 @@ impl<'a> Judge<'a, '_> {
         }
         match cache_name {
             CacheName::Swap { mebibytes } if kind == Kind::Swap => {
-                let users = self.instances.ids_where(|it| {
-                    it.instance.sizes(|row| row.swap_mb).any(|size| is_size(mebibytes, size))
-                });
+                let users =
+                    self.instances.ids_where(|it| it.instance.swap_mb().any(|size| is_size(mebibytes, size)));
                 reasons.extend(size_use(Code::SwapInUse, "swap", mebibytes, "MiB", users));
             }
             CacheName::Ephemeral { gibibytes } if kind == Kind::Ephemeral => {
-                let users = self.instances.ids_where(|it| {
-                    it.instance.sizes(|row| row.ephemeral_gb).any(|size| is_size(gibibytes, size))
-                });
+                let users = self
+                    .instances
+                    .ids_where(|it| it.instance.ephemeral_gb().any(|size| is_size(gibibytes, size)));
                 reasons.extend(size_use(Code::EphemeralInUse, "an ephemeral disk", gibibytes, "GiB", users));
             }
             _ => {}
@@ -712,10 +711,10 @@ impl<'a> Judge<'a, '_> {
         let mut swap: BTreeMap<u64, Vec<&'a str>> = BTreeMap::new();
         let mut ephemeral: BTreeMap<u64, Vec<&'a str>> = BTreeMap::new();
         for it in self.instances.counted.iter().filter(|it| it.is_local) {
-            for size in it.instance.sizes(|row| row.swap_mb) {
+            for size in it.instance.swap_mb() {
                 swap.entry(size).or_default().push(it.id);
             }
-            for size in it.instance.sizes(|row| row.ephemeral_gb) {
+            for size in it.instance.ephemeral_gb() {
                 ephemeral.entry(size).or_default().push(it.id);
             }
         }

@@ -10,7 +10,7 @@ use crate::cli::{Explain, Global};
 use crate::evidence::{self, Progress};
 use crate::exit::Exit;
 use crate::guard::{self, Asked};
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Text};
 use crate::report::{self, PassReport, json, printable, table};
 use crate::settings;
 use crate::time::Timestamp;
@@ -122,9 +122,9 @@ fn fingerprint_of<'a>(file: &Judged<'a>) -> Option<&'a str> {
 
 fn has_image(inventory: &Inventory, id: &OsString) -> bool {
     inventory.instances.iter().any(|instance| {
-        let images = instance.texts(|row| &row.image_ref);
-        let kernels = instance.texts(|row| &row.kernel_id);
-        let ramdisks = instance.texts(|row| &row.ramdisk_id);
+        let images = instance.texts(Text::ImageRef);
+        let kernels = instance.texts(Text::KernelId);
+        let ramdisks = instance.texts(Text::RamdiskId);
         images.chain(kernels).chain(ramdisks).any(|it| it == id.as_os_str())
     })
 }

@@ -4,7 +4,7 @@
 //! neither the whole text nor a tree of it, so that it stays below a small multiple of what the rows say.
 
 use std::fmt;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::marker::PhantomData;
 
 use anyhow::{Result, anyhow, bail};
@@ -87,10 +87,48 @@ pub(super) fn refuse_utf16(start: &[u8]) -> Result<()> {
 /// # Errors
 /// Where the text is not that: the error names the row (counted from 1) and the field.
 pub(super) fn read<T: DeserializeOwned>(text: impl Read) -> Result<T> {
-    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, text));
+    let mut deserializer =
+        serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 16, ShortTexts::new(text)));
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(located)?;
     deserializer.end()?;
     Ok(value)
+}
+
+/// The longest text that a JSON inventory may hold, in bytes. The longest of the API's is user data, 65,535 bytes.
+const LONGEST_TEXT: usize = 1 << 20;
+
+/// Passes JSON on as long as its texts are short: the parser, its errors and whatever uses a text would each hold a copy.
+struct ShortTexts<R> {
+    json: R,
+    /// How many bytes of a text have been read, where one has begun.
+    inside: Option<usize>,
+    is_escaped: bool,
+}
+
+impl<R> ShortTexts<R> {
+    const fn new(json: R) -> Self {
+        Self { json, inside: None, is_escaped: false }
+    }
+
+    fn step(&mut self, byte: u8) {
+        self.inside = match self.inside {
+            None => (byte == b'"').then_some(0),
+            Some(_) if byte == b'"' && !self.is_escaped => None,
+            Some(length) => Some(length + 1),
+        };
+        self.is_escaped = self.inside.is_some() && byte == b'\\' && !self.is_escaped;
+    }
+}
+
+impl<R: Read> Read for ShortTexts<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.json.read(buffer)?;
+        buffer[..length].iter().for_each(|byte| self.step(*byte));
+        if self.inside.is_some_and(|length| length > LONGEST_TEXT) {
+            return Err(io::Error::other(format!("a text of more than {LONGEST_TEXT} bytes")));
+        }
+        Ok(length)
+    }
 }
 
 /// Turns `[2].swap_mb` into the row and the field.
@@ -221,7 +259,7 @@ mod tests {
     #[test]
     fn a_form_is_recognised_after_any_amount_of_blank() {
         let text = format!("[{}{{\"ID\": \"a\", \"Image ID\": \"b\"}}]", " ".repeat(10_000));
-        assert_eq!(parse(text.as_bytes()).unwrap().rows[0].image_ref.as_deref(), Some("b"));
+        assert_eq!(parse(text.as_bytes()).unwrap().instances[0].row().image_ref.as_deref(), Some("b"));
     }
 
     #[test]
@@ -231,7 +269,8 @@ mod tests {
         let bomb_in_row = format!("[{{\"uuid\": {bomb}");
         let bomb_of_objects = "{\"servers\":".repeat(100_000);
         let long = format!("[{{\"uuid\": \"a\", \"swap_mb\": \"{}\"}}]", "x".repeat(1_000_000));
-        let cases: [(&[u8], &str); 11] = [
+        let too_long = format!("[{{\"uuid\": \"a\", \"name\": \"\\\"{}\"}}]", "x".repeat(2_000_000));
+        let cases: [(&[u8], &str); 12] = [
             (b"", "EOF while parsing"),
             (b"[{\"uuid\": \"a", "EOF while parsing"),
             (b"{\"servers\": [{\"id\": \"a\"", "EOF while parsing"),
@@ -242,6 +281,7 @@ mod tests {
             (bomb.as_bytes(), "invalid type: sequence"),
             (bomb_in_row.as_bytes(), "row 1: \"uuid\": invalid type: sequence"),
             (bomb_of_objects.as_bytes(), "\"servers\": invalid type: map, expected a sequence"),
+            (too_long.as_bytes(), "a text of more than 1048576 bytes"),
             (long.as_bytes(), "row 1: \"swap_mb\": invalid type: string"),
         ];
         for (text, expected) in cases {
@@ -252,10 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn many_texts_are_not_taken_for_a_long_one() {
+        let rows: Vec<_> = (0..20_000)
+            .map(|id| format!(r#"{{"uuid": "{id}", "name": "a\"b\\\\", "vm_state": "{id:0>90}"}}"#))
+            .collect();
+        assert_eq!(parse(format!("[{}]", rows.join(",")).as_bytes()).unwrap().instances.len(), 20_000);
+    }
+
+    #[test]
     fn nesting_in_fields_that_are_not_needed_is_read() {
         let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
         let text = format!("{{\"servers\": [{{\"id\": \"a\", \"image\": \"\", \"addresses\": {deep}}}]}}");
-        assert_eq!(parse(text.as_bytes()).unwrap().rows.len(), 1);
+        assert_eq!(parse(text.as_bytes()).unwrap().instances.len(), 1);
     }
 
     const WELL_FORMED: [&str; 3] = [

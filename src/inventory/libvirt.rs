@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::json::refuse_utf16;
-use super::{Lacks, Row, Source};
+use super::{Instance, Lacks, Row, Source};
 
 /// Any version: 1.0 and 1.1 do not differ in what is read here.
 const NOVA: &str = "http://openstack.org/xmlns/libvirt/nova/";
@@ -40,7 +40,7 @@ pub(super) fn parse(text: &[u8], host: &str, source: &mut Source) -> Result<bool
     }
     source.disks.extend(disks(domain));
     if let Some(instance) = child(domain, "metadata").and_then(nova_instance) {
-        source.rows.extend(rows(domain, instance, host)?);
+        source.instances.extend(rows(domain, instance, host)?.iter().map(Instance::new));
     }
     Ok(true)
 }
@@ -129,6 +129,7 @@ fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::Text;
     use proptest::prelude::*;
 
     fn domain(namespace: &str, nova: &str) -> String {
@@ -167,7 +168,10 @@ mod tests {
                     ephemeral_gb: Some(10),
                     ..Row::default()
                 };
-                assert_eq!(parsed(&domain(namespace, &format!("{flavor}{image}"))).rows, [expected]);
+                assert_eq!(
+                    parsed(&domain(namespace, &format!("{flavor}{image}"))).instances,
+                    [Instance::new(&expected)]
+                );
             }
         }
     }
@@ -187,8 +191,8 @@ mod tests {
             ("", vec![None], true),
         ] {
             let source = parsed(&domain("1.1", nova));
-            let images: Vec<_> = source.rows.iter().map(|row| row.image_ref.as_deref()).collect();
-            assert_eq!((images, source.rows[0].lacks.image), (expected, lacks), "{nova}");
+            let images: Vec<_> = source.instances.iter().map(|it| it.texts(Text::ImageRef).next()).collect();
+            assert_eq!((images, source.instances[0].row().lacks.image), (expected, lacks), "{nova}");
         }
     }
 
@@ -204,17 +208,17 @@ mod tests {
             let source = parsed(&format!(
                 "<domain>{metadata}<name>n</name><devices><disk><source file='/d'/></disk></devices></domain>"
             ));
-            assert_eq!((source.rows.len(), source.disks.len()), (0, 1));
+            assert_eq!((source.instances.len(), source.disks.len()), (0, 1));
         }
     }
 
     #[test]
     fn whether_there_is_a_kernel_image_is_told_where_there_is_no_kernel() {
         let text = domain("1.1", "");
-        assert!(!parsed(&text).rows[0].lacks.kernel);
+        assert!(!parsed(&text).instances[0].row().lacks.kernel);
         let text =
             text.replace("<devices>", "<os><type>hvm</type><kernel>/i/u/kernel</kernel></os><devices>");
-        assert!(parsed(&text).rows[0].lacks.kernel);
+        assert!(parsed(&text).instances[0].row().lacks.kernel);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Each source has a parser of its own, text in and [`Row`]s out; [`load`] does the reading and
 //! [`Inventory::merge`] puts together what the sources say of the same instance.
 
+mod instance;
 mod json;
 mod libvirt;
 mod own;
@@ -18,103 +19,15 @@ use anyhow::{Context as _, Result, bail};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::fcntl::OFlag;
 
+pub use instance::{Instance, Lacks, Row, Text};
+
 use crate::warning::Warning;
-
-/// One instance as one source describes it. What the source does not say, or says with an empty text, is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    /// The instance's uuid.
-    pub uuid: Option<Box<str>>,
-    /// nova's `instance_name_template` name, `instance-0000000a`; not the display name.
-    pub name: Option<Box<str>>,
-    /// The compute host it is on.
-    pub host: Option<Box<str>>,
-    /// The image it was started from; none where it boots from a volume.
-    pub image_ref: Option<Box<str>>,
-    /// The kernel image.
-    pub kernel_id: Option<Box<str>>,
-    /// The ramdisk image.
-    pub ramdisk_id: Option<Box<str>>,
-    /// nova's `vm_state`.
-    pub vm_state: Option<Box<str>>,
-    /// nova's `task_state`.
-    pub task_state: Option<Box<str>>,
-    /// The flavor's swap in MiB.
-    pub swap_mb: Option<u64>,
-    /// The flavor's ephemeral disk in GiB.
-    pub ephemeral_gb: Option<u64>,
-    /// What the source does not tell, which is other than telling that there is none.
-    pub lacks: Lacks,
-}
-
-/// Which facts of an instance its source does not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lacks {
-    /// The image.
-    pub image: bool,
-    /// The kernel and the ramdisk image, or one of them.
-    pub kernel: bool,
-    /// The flavor's swap.
-    pub swap: bool,
-    /// The flavor's ephemeral disk.
-    pub ephemeral: bool,
-}
-
-/// One instance as all sources together describe it: the rows that are about it, never none.
-///
-/// Where sources contradict each other every value stands, so that both uses keep their files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Instance(Vec<Row>);
-
-impl Instance {
-    /// An instance that one source describes.
-    pub fn new(row: Row) -> Self {
-        Self(vec![row])
-    }
-
-    /// How to name it to people and programs: its uuid, or its name where no source knows a uuid.
-    pub fn id(&self) -> &str {
-        self.texts(|row| &row.uuid).chain(self.texts(|row| &row.name)).next().unwrap_or_default()
-    }
-
-    /// Every different value that its rows give for a field.
-    pub fn texts<'a>(
-        &'a self,
-        field: impl Fn(&'a Row) -> &'a Option<Box<str>> + 'a,
-    ) -> impl Iterator<Item = &'a str> + 'a {
-        distinct(self.0.iter().filter_map(move |row| field(row).as_deref()))
-    }
-
-    /// Every different size that its rows give, zero left out.
-    pub fn sizes<'a>(
-        &'a self,
-        field: impl Fn(&'a Row) -> Option<u64> + 'a,
-    ) -> impl Iterator<Item = u64> + 'a {
-        distinct(self.0.iter().filter_map(field).filter(|size| *size > 0))
-    }
-
-    /// The names that its directory under the instances path may have: name and uuid.
-    pub fn directory_names(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.uuid).chain(self.texts(|row| &row.name))
-    }
-}
-
-fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let mut seen: Vec<T> = Vec::new();
-    values.filter(move |value| {
-        let new = !seen.contains(value);
-        if new {
-            seen.push(*value);
-        }
-        new
-    })
-}
 
 /// What one source gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
-    /// The instances in it.
-    pub rows: Vec<Row>,
+    /// The instances in it, in the order of its rows.
+    pub instances: Vec<Instance>,
     /// Disks that domain XML names, wherever they lie.
     pub disks: Vec<PathBuf>,
     /// Why this is not the whole inventory, one sentence each.
@@ -151,49 +64,66 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Adds a source. The rows of one instance are found by their uuid; a row without one joins by its name.
+    /// Puts the sources together. What two say of one instance is found by its uuid, or by its name where one of them
+    /// knows no uuid.
     pub fn merge(named_sources: Vec<(String, Source)>) -> Self {
         let mut inventory = Self { incomplete: unfinished_listings(&named_sources), ..Self::default() };
-        let mut by_uuid: HashMap<String, usize> = HashMap::new();
-        let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
-        let mut nameless = Vec::new();
-        for (name, source) in named_sources {
+        for (name, mut source) in named_sources {
             inventory.disks.extend(source.disks);
             inventory.incomplete.extend(source.incomplete.into_iter().map(|why| format!("{name}: {why}")));
             inventory.warnings.extend(
                 source.warnings.into_iter().map(|it| Warning::new(it.code, format!("{name}: {}", it.text))),
             );
             inventory.sources.push(name);
-            for row in source.rows {
-                let Some(uuid) = row.uuid.as_deref().map(str::to_ascii_lowercase) else {
-                    nameless.push(row);
-                    continue;
-                };
-                let index = *by_uuid.entry(uuid).or_insert(inventory.instances.len());
-                if let Some(name) = &row.name {
-                    by_name.entry(name.clone()).or_insert(index);
-                }
-                inventory.add(index, row);
-            }
+            inventory.instances.append(&mut source.instances);
         }
-        // After the others, so that the order of the sources does not matter.
-        for row in nameless {
-            let name = row.name.clone().unwrap_or_default();
-            let index = *by_name.entry(name).or_insert(inventory.instances.len());
-            inventory.add(index, row);
-        }
+        inventory.join();
         inventory.disks.sort_unstable();
         inventory.disks.dedup();
         inventory.warnings.extend(lacking(&inventory.instances));
         inventory
     }
 
-    fn add(&mut self, index: usize, row: Row) {
-        match self.instances.get_mut(index) {
-            Some(instance) => instance.0.push(row),
-            None => self.instances.push(Instance::new(row)),
+    /// Joins instances that are the same. Sorting takes less memory than a map of all uuids, and gives an order that
+    /// does not depend on that of the sources.
+    fn join(&mut self) {
+        let mut nameless: Vec<_> =
+            self.instances.extract_if(.., |it| it.texts(Text::Uuid).next().is_none()).collect();
+        join_sorted_by(&mut self.instances, Text::Uuid, |byte| byte.to_ascii_lowercase());
+        join_sorted_by(&mut nameless, Text::Name, |byte| byte);
+        if nameless.is_empty() {
+            return;
+        }
+        let mut by_name = HashMap::new();
+        for (index, instance) in self.instances.iter().enumerate() {
+            for name in instance.texts(Text::Name) {
+                by_name.entry(name).or_insert(index);
+            }
+        }
+        let places: Vec<_> = nameless.iter().map(|it| by_name.get(it.id()).copied()).collect();
+        for (instance, place) in nameless.into_iter().zip(places) {
+            match place.and_then(|index| self.instances.get_mut(index)) {
+                Some(same) => same.absorb(instance),
+                None => self.instances.push(instance),
+            }
         }
     }
+}
+
+/// Sorts by that text and joins those whose texts are equal after `fold`.
+fn join_sorted_by(instances: &mut Vec<Instance>, by: Text, fold: fn(u8) -> u8) {
+    let compare = |a: &Instance, b: &Instance| {
+        let (a, b) = (a.texts(by).next().unwrap_or_default(), b.texts(by).next().unwrap_or_default());
+        a.bytes().map(fold).cmp(b.bytes().map(fold))
+    };
+    instances.sort_by(compare);
+    instances.dedup_by(|later, earlier| {
+        let same = compare(later, earlier).is_eq();
+        if same {
+            earlier.absorb(later.clone());
+        }
+        same
+    });
 }
 
 /// The pages of the API's that say that another follows, where none of those given can be the last of that listing.
@@ -202,7 +132,7 @@ impl Inventory {
 /// the first and the last are there; a page that ends the listing and does not hold the server after which it is to
 /// begin is taken for the rest.
 fn unfinished_listings(named_sources: &[(String, Source)]) -> Vec<String> {
-    let holds = |source: &Source, id: &str| source.rows.iter().any(|row| row.uuid.as_deref() == Some(id));
+    let holds = |source: &Source, id: &str| source.instances.iter().any(|it| it.id() == id);
     let mut unfinished = Vec::new();
     for (name, source) in named_sources {
         let Some(Page::ContinuesAfter(marker)) = &source.page else { continue };
@@ -233,7 +163,7 @@ fn lacking(instances: &[Instance]) -> Vec<Warning> {
     ];
     let mut warnings = Vec::new();
     for (code, is_lacking, field, files) in kinds {
-        let mut without = instances.iter().filter(|it| it.0.iter().all(|row| is_lacking(&row.lacks)));
+        let mut without = instances.iter().filter(|it| it.lacks(is_lacking));
         if let Some(first) = without.next() {
             let text = match without.count() {
                 0 => format!(
@@ -354,7 +284,7 @@ mod tests {
     }
 
     fn source(rows: &[Row]) -> (String, Source) {
-        ("list".into(), Source { rows: rows.to_vec(), ..Source::default() })
+        ("list".into(), Source { instances: rows.iter().map(Instance::new).collect(), ..Source::default() })
     }
 
     #[test]
@@ -365,7 +295,7 @@ mod tests {
             source(&[row(Some("U"), Some("instance-1"), Some("b"))]),
         ]);
         assert_eq!(merged.instances.len(), 1);
-        let images: Vec<_> = merged.instances[0].texts(|row| &row.image_ref).collect();
+        let images: Vec<_> = merged.instances[0].texts(Text::ImageRef).collect();
         assert_eq!(images, ["a", "b", "c"]);
         assert_eq!(merged.instances[0].id(), "u");
     }
@@ -380,8 +310,8 @@ mod tests {
     }
 
     fn page(name: &str, ids: &[&str], page: Page) -> (String, Source) {
-        let rows = ids.iter().map(|id| row(Some(id), None, None)).collect();
-        (name.into(), Source { rows, page: Some(page), ..Source::default() })
+        let instances = ids.iter().map(|id| Instance::new(&row(Some(id), None, None))).collect();
+        (name.into(), Source { instances, page: Some(page), ..Source::default() })
     }
 
     #[test]
@@ -447,7 +377,7 @@ mod tests {
         assert_eq!(inventory.instances.len(), 1);
         assert_eq!(inventory.disks, [PathBuf::from("/i/u/disk")]);
         assert_eq!(inventory.warnings, []);
-        assert_eq!(inventory.instances[0].texts(|row| &row.host).collect::<Vec<_>>(), ["h"]);
+        assert_eq!(inventory.instances[0].texts(Text::Host).collect::<Vec<_>>(), ["h"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use super::json::{self, ListRow, Rows, text};
-use super::{Lacks, Row, Source};
+use super::{Instance, Lacks, Row, Source, Text};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,12 +29,12 @@ struct OwnRow {
 /// Where the text is no list of instances: the error names the row (counted from 1) and the field.
 pub(super) fn parse(text: impl Read) -> Result<Source> {
     let source = json::read::<Rows<OwnRow>>(text)?.source;
-    if let Some((first, second)) = first_repetition(&source.rows) {
-        let (field, id) = key(&source.rows[second]);
+    if let Some((first, second)) = first_repetition(&source.instances) {
+        let (field, id) = key(&source.instances[second]);
         bail!(
             "row {}: \"{field}\": {} is row {} already: list each instance once",
             second + 1,
-            id.to_ascii_lowercase(),
+            if field == "uuid" { id.to_ascii_lowercase() } else { id.to_owned() },
             first + 1
         );
     }
@@ -42,25 +42,21 @@ pub(super) fn parse(text: impl Read) -> Result<Source> {
 }
 
 /// What tells a row from the others of its list.
-fn key(row: &Row) -> (&'static str, &str) {
-    match (row.uuid.as_deref(), row.name.as_deref()) {
-        (Some(uuid), _) => ("uuid", uuid),
-        (None, name) => ("name", name.unwrap_or_default()),
+fn key(instance: &Instance) -> (&'static str, &str) {
+    match instance.texts(Text::Uuid).next() {
+        Some(uuid) => ("uuid", uuid),
+        None => ("name", instance.id()),
     }
 }
 
-/// The first row that is there already, and where: a list of numbers is sorted, as a set of texts takes much memory.
-fn first_repetition(rows: &[Row]) -> Option<(usize, usize)> {
-    let folded = |index: usize| {
-        let (field, id) = key(&rows[index]);
-        let is_uuid = field == "uuid";
-        (field, id.bytes().map(move |byte| if is_uuid { byte.to_ascii_lowercase() } else { byte }))
-    };
+/// The first row that is there already, and where: numbers are sorted, since a set of all ids takes much memory.
+fn first_repetition(instances: &[Instance]) -> Option<(usize, usize)> {
     let compare = |a: usize, b: usize| {
-        let ((field_a, id_a), (field_b, id_b)) = (folded(a), folded(b));
-        field_a.cmp(field_b).then_with(|| id_a.cmp(id_b))
+        let ((field_a, id_a), (field_b, id_b)) = (key(&instances[a]), key(&instances[b]));
+        let fold = |byte: u8| if field_a == "uuid" { byte.to_ascii_lowercase() } else { byte };
+        field_a.cmp(field_b).then_with(|| id_a.bytes().map(fold).cmp(id_b.bytes().map(fold)))
     };
-    let mut order: Vec<usize> = (0..rows.len()).collect();
+    let mut order: Vec<usize> = (0..instances.len()).collect();
     order.sort_unstable_by(|a, b| compare(*a, *b).then(a.cmp(b)));
     order
         .windows(2)
@@ -75,7 +71,7 @@ impl ListRow for OwnRow {
         if row.uuid.is_none() && row.name.is_none() {
             return Err("has neither \"uuid\" nor \"name\": give it one".into());
         }
-        source.rows.push(row);
+        source.instances.push(Instance::new(&row));
         Ok(())
     }
 }
@@ -134,6 +130,6 @@ mod tests {
     #[test]
     fn empty_texts_are_none() {
         let source = parse(&br#"[{"uuid": "a", "image_ref": "", "swap_mb": null}]"#[..]).unwrap();
-        assert_eq!(source.rows[0].image_ref, None);
+        assert_eq!(source.instances[0].row().image_ref, None);
     }
 }

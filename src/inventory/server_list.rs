@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use super::json::{self, Field, ListRow, Rows, text};
-use super::{Lacks, Row, Source};
+use super::{Instance, Lacks, Row, Source};
 use crate::warning::Warning;
 
 /// What the client writes for a server without an image.
@@ -40,10 +40,10 @@ struct Listed {
 /// refused as well: taking it would leave every image to the disks.
 pub(super) fn parse(text: impl Read) -> Result<Source> {
     let mut source = json::read::<Rows<Listed>>(text)?.source;
-    if !source.rows.is_empty() && source.rows.iter().all(|row| row.lacks.image) {
+    if !source.instances.is_empty() && source.instances.iter().all(|it| it.lacks(|lacks| lacks.image)) {
         bail!("no row has an \"Image ID\": list the servers with --long");
     }
-    if source.rows.len() == PAGE_LIMIT {
+    if source.instances.len() == PAGE_LIMIT {
         source.warnings.push(Warning::new(
             "list_of_1000",
             "has exactly 1000 servers: older clients stop there; if there are more, list them with --limit -1",
@@ -69,7 +69,7 @@ impl ListRow for Listed {
                 .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
         }
         let (vm_state, task_state_of_status) = states(status);
-        source.rows.push(Row {
+        source.instances.push(Instance::new(&Row {
             uuid: Some(self.id),
             host: or_none(self.host),
             image_ref,
@@ -77,7 +77,7 @@ impl ListRow for Listed {
             task_state: or_none(self.task_state).or(task_state_of_status.map(Into::into)),
             lacks,
             ..Row::default()
-        });
+        }));
         Ok(())
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn row(columns: &str) -> Row {
-        parse(format!("[{{\"ID\": \"a\", {columns}}}]").as_bytes()).unwrap().rows.remove(0)
+        parse(format!("[{{\"ID\": \"a\", {columns}}}]").as_bytes()).unwrap().instances[0].row()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::json::{self, Field, ListRow, Rows, text};
-use super::{Lacks, Page, Row, Source};
+use super::{Instance, Lacks, Page, Row, Source};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -64,9 +64,9 @@ struct Flavor {
 pub(super) fn parse(text: impl Read) -> Result<Source> {
     let answer: Answer = json::read(text)?;
     let mut source = answer.servers.source;
-    if !source.rows.is_empty()
+    if !source.instances.is_empty()
         && source.incomplete.is_empty()
-        && source.rows.iter().all(|row| row.lacks.image)
+        && source.instances.iter().all(|it| it.lacks(|lacks| lacks.image))
     {
         bail!(
             "no row has an \"image\": this is not what GET /servers/detail answers (GET /servers leaves it out)"
@@ -78,7 +78,7 @@ pub(super) fn parse(text: impl Read) -> Result<Source> {
         None => Page::Last,
         Some(link) => {
             let marker = link.href.as_deref().and_then(marker);
-            let last = source.rows.last().and_then(|row| row.uuid.as_deref());
+            let last = source.instances.last().map(Instance::id);
             Page::ContinuesAfter(last.filter(|last| marker == Some(last)).map(Into::into))
         }
     });
@@ -110,7 +110,7 @@ impl ListRow for Server {
                 .incomplete
                 .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
         }
-        source.rows.push(Row {
+        source.instances.push(Instance::new(&Row {
             uuid: Some(self.id),
             name: text(self.instance_name),
             host: text(self.host),
@@ -122,7 +122,7 @@ impl ListRow for Server {
             swap_mb: flavor.swap.value().map(|size| size.0),
             ephemeral_gb: flavor.ephemeral.value().map(|size| size.0),
             lacks,
-        });
+        }));
         Ok(())
     }
 }
@@ -199,7 +199,7 @@ mod tests {
 
     fn row(server: &str) -> Row {
         let text = format!("{{\"servers\": [{server}]}}");
-        parse(text.as_bytes()).unwrap().rows.remove(0)
+        parse(text.as_bytes()).unwrap().instances[0].row()
     }
 
     #[test]
@@ -232,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_of_nothing_is_zero() {
-        for (swap, expected) in [("\"\"", Some(0)), ("0", Some(0)), ("\"512\"", Some(512)), ("null", None)] {
+    fn a_swap_of_nothing_is_none_and_not_lacking() {
+        for (swap, expected) in [("\"\"", None), ("0", None), ("\"512\"", Some(512)), ("null", None)] {
             let row =
                 row(&format!(r#"{{"id": "a", "image": "", "flavor": {{"swap": {swap}, "ephemeral": 0}}}}"#));
             assert_eq!((row.swap_mb, row.lacks.swap), (expected, false), "{swap}");
@@ -251,7 +251,7 @@ mod tests {
         ] {
             let source = parse(format!("{{\"servers\": [{server}]}}").as_bytes()).unwrap();
             assert_eq!(source.incomplete.len(), incomplete, "{server}");
-            assert_eq!(source.rows.len(), 1);
+            assert_eq!(source.instances.len(), 1);
         }
     }
 
@@ -303,6 +303,6 @@ mod tests {
 
     #[test]
     fn an_answer_without_servers_is_an_empty_list() {
-        assert_eq!(parse(&br#"{"servers": []}"#[..]).unwrap().rows, []);
+        assert_eq!(parse(&br#"{"servers": []}"#[..]).unwrap().instances, []);
     }
 }

@@ -56,7 +56,10 @@ pub(crate) fn add(evidence: &mut Evidence, directory: &str, disks: Vec<Disk>) {
 }
 
 pub(crate) fn inventory(rows: &[Row]) -> Inventory {
-    let source = crate::inventory::Source { rows: rows.to_vec(), ..Default::default() };
+    let source = crate::inventory::Source {
+        instances: rows.iter().map(Instance::new).collect(),
+        ..Default::default()
+    };
     Inventory::merge(vec![("test".into(), source)])
 }
 
@@ -175,8 +178,12 @@ fn instances_count_by_host_directory_and_state() {
 fn where_sources_contradict_both_images_are_kept() {
     let evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
     let rows = [row("u", "elsewhere", "a"), row("u", "here", "b")];
-    let sources = rows
-        .map(|row| ("test".to_owned(), crate::inventory::Source { rows: vec![row], ..Default::default() }));
+    let sources = rows.map(|row| {
+        (
+            "test".to_owned(),
+            crate::inventory::Source { instances: vec![Instance::new(&row)], ..Default::default() },
+        )
+    });
     let merged = Inventory::merge(sources.into());
     assert_eq!(
         verdicts(&evidence, Some(&merged), &policy()),
