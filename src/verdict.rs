@@ -253,7 +253,7 @@ enum Role {
 struct Instances<'a> {
     subdirectory_name: &'a OsStr,
     counted: Vec<Counted<'a>>,
-    /// Directory names and the instances that own them, as indices into `counted`.
+    /// Directories by name and the instances that own them, as indices into `counted`.
     owners: HashMap<OsString, Vec<usize>>,
     /// Used images by the fingerprint of their id.
     images: BTreeMap<String, ImageUse<'a>>,
@@ -297,7 +297,8 @@ impl<'a> Instances<'a> {
                             .map_or(true, |nodes| hosts.iter().any(|host| nodes.contains(*host)))
                 };
             if is_counted {
-                for name in names {
+                // An inventory may have a million names of which a few are directories here.
+                for name in names.into_iter().filter(|it| evidence.directories.contains_key(Path::new(it))) {
                     owners.entry(name.into()).or_default().push(counted.len());
                 }
                 let is_local = hosts.is_empty() || hosts.contains(&policy.host.as_str());
