@@ -1,18 +1,159 @@
-//! The subcommands that only look change nothing: names, contents, mtimes, locks.
+//! The subcommands that only look change nothing: names, contents, mtimes, modes, locks.
 
 mod common;
 
-use common::{DAY, World};
+use std::os::unix::fs::symlink;
+
+use common::{DAY, HOST, HOUR, MINUTE, Run, Snapshot, World};
+use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
-#[test]
-fn explain_changes_nothing() {
+const LOOKING: [&[&str]; 9] = [
+    &["scan"],
+    &["scan", "-f", "json"],
+    &["explain"],
+    &["explain", "-f", "json"],
+    &["explain", "used"],
+    &["explain", "--as-of", "+365d", "--partials", "--ignore-unlisted"],
+    &["prune", "--dry-run"],
+    &["prune", "-n", "-f", "json", "--partials", "--original-min-age", "0", "--resized-min-age", "0"],
+    &["prune", "--dry-run", "--as-of", "+365d", "--lock-wait", "1s"],
+];
+
+/// A world with files of every verdict, locks of nova's, and links.
+fn world() -> World {
     let world = World::new();
-    let image = world.original("image-a", 2 * DAY);
-    world.instance_disk("instance-00000001", &image);
-    world.inventory(&json!([{"name": "instance-00000001", "host": "compute-1", "image_ref": "image-a"}]));
+    let used = world.original("used", 2 * DAY);
+    let copy = world.resized("used", 1 << 30, 3 * HOUR);
+    world.resized("used", 2 << 30, 3 * HOUR);
+    world.original("young", MINUTE);
+    let unused = world.original("unused", 9 * DAY);
+    for name in [format!("{unused}.info"), format!("{unused}.part"), "odd".into()] {
+        world.cache_file(&name, 9 * DAY);
+    }
+    symlink(world.base(&unused), world.base(cache_file_name("link"))).unwrap();
+    world.instance_disk("instance-00000001", &copy);
+    world.instance_disk("orphan", &used);
+    fs_err::write(world.path("locks").join(format!("nova-{unused}")), "").unwrap();
+    world.inventory(&json!([
+        {"name": "instance-00000001", "host": HOST, "image_ref": "used", "kernel_id": "absent", "swap_mb": 5}
+    ]));
+    world
+}
+
+fn look(world: &World, args: &[&str]) -> Run {
+    let mut command = world.command();
+    command.args(args).arg("-p").arg(world.instances_path());
+    if args[0] != "scan" {
+        command.args(["--host", HOST, "--inventory", "inventory.json"]);
+    }
+    Run::of(&mut command)
+}
+
+#[test]
+fn scan_explain_and_a_dry_run_change_nothing() {
+    let world = world();
     let before = world.snapshot();
-    let run = world.explain([""; 0]).exits(0);
-    assert_eq!(run.verdict(&image), "in_use");
-    before.assert_same(&world.snapshot());
+    for args in LOOKING {
+        let run = look(&world, args).exits(0);
+        assert!(run.stdout.contains(&cache_file_name("used")), "{run:#?}");
+        before.assert_same(&world.snapshot());
+    }
+    // Those that would remove something among them.
+    let would_remove = look(&world, LOOKING[7]);
+    assert_eq!(would_remove.outcome(&cache_file_name("unused")), "would_remove");
+}
+
+#[test]
+fn they_change_nothing_where_the_evidence_is_incomplete() {
+    let world = world();
+    symlink("/nowhere", world.path("orphan/disk.local")).unwrap();
+    let before = world.snapshot();
+    for args in LOOKING {
+        let code = if args[0] == "scan" || args.contains(&"--ignore-unlisted") { 0 } else { 1 };
+        look(&world, args).exits(code);
+        before.assert_same(&world.snapshot());
+    }
+}
+
+#[test]
+fn they_make_no_locks_directory() {
+    let world = world();
+    fs_err::remove_dir_all(world.path("locks")).unwrap();
+    let before = world.snapshot();
+    for args in LOOKING {
+        look(&world, args).exits(0);
+        before.assert_same(&world.snapshot());
+    }
+}
+
+#[test]
+fn a_prune_that_is_refused_changes_nothing() {
+    let world = world();
+    fs_err::write(world.outside().join("broken.json"), "{").unwrap();
+    fs_err::write(world.outside().join("of-others.json"), r#"[{"name": "x", "host": "elsewhere"}]"#).unwrap();
+    let before = world.snapshot();
+    for args in [
+        &["prune"][..],
+        &["prune", "--disks-only", "--ignore-unlisted"],
+        &["prune", "--disks-only", "--inventory", "inventory.json"],
+        &["prune", "--inventory", "broken.json"],
+        &["prune", "--inventory", "missing.json"],
+        &["prune", "--inventory", "of-others.json", "--host", HOST],
+        &["prune", "--inventory", "inventory.json", "--host", HOST, "--as-of", "+1d"],
+        &["prune", "--inventory", "inventory.json", "--host", HOST, "--plan", "missing.json"],
+        &["prune", "--inventory", "inventory.json", "--host", HOST, "--plan", "inventory.json"],
+    ] {
+        let run = Run::of(world.command().args(args).arg("-p").arg(world.instances_path())).exits(2);
+        assert_eq!(run.stdout, "", "{args:?}");
+        before.assert_same(&world.snapshot());
+    }
+}
+
+#[test]
+fn they_write_nothing_that_strace_sees() {
+    // A snapshot cannot see what was made and removed again, or an mtime that was set to what it is.
+    const WRITING: &str = "trace=rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,\
+                           symlinkat,chmod,fchmod,fchmodat,chown,fchown,lchown,fchownat,utimensat,utimes,utime,futimesat,\
+                           truncate,ftruncate,creat,mknod,mknodat,setxattr,fsetxattr,fallocate,open,openat";
+    let world = world();
+    for args in LOOKING {
+        let log = world.outside().join("strace.log");
+        let mut command = std::process::Command::new(common::tool("strace", "strace"));
+        command.env_clear().current_dir(world.outside());
+        command.args(["-f", "-qq", "-o"]).arg(&log).args(["-e", WRITING]);
+        command.arg(assert_cmd::cargo::cargo_bin!("nova-imagecache")).args(args);
+        command.arg("-p").arg(world.instances_path());
+        if args[0] != "scan" {
+            command.args(["--host", HOST, "--inventory", "inventory.json"]);
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let log = fs_err::read_to_string(log).unwrap();
+        let reads =
+            |line: &&str| line.contains("open") && line.contains("O_RDONLY") && !line.contains("O_CREAT");
+        assert!(log.lines().filter(reads).any(|line| line.contains("_base")), "{log}");
+        // A call that another thread's interrupts has its arguments on its first line.
+        let rest = |line: &&str| line.contains("resumed>") || line.contains("+++");
+        let writes: Vec<_> = log.lines().filter(|line| !reads(line) && !rest(line)).collect();
+        assert_eq!(writes, [""; 0], "{args:?}");
+    }
+}
+
+#[test]
+fn a_snapshot_sees_what_it_is_to_see() {
+    let world = world();
+    let file = world.base("odd");
+    let changes: [&dyn Fn(); 5] = [
+        &|| common::set_age(&file, DAY),
+        &|| fs_err::write(&file, "x").unwrap(),
+        &|| world.set_mode("_base/odd", 0o600),
+        &|| fs_err::write(world.path("locks/nova-odd"), "").unwrap(),
+        &|| fs_err::remove_file(&file).unwrap(),
+    ];
+    for change in changes {
+        let before = Snapshot::of(world.outside());
+        change();
+        assert_ne!(before, Snapshot::of(world.outside()));
+    }
 }
