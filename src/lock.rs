@@ -56,10 +56,10 @@
 //!
 //! *A kill at any point.* The kernel drops all three locks. What prune makes under `locks` is made under a temporary
 //! name, given to the owner of the instances path, and only then linked into place, so no lock file that nova could not
-//! open is ever seen. A lock file that prune made, or is about to remove, has an mtime of its own ([`MARK`]): the next
-//! run finds it by that and removes it, along with temporary files. No mark is data: on a full disk an inode can
-//! still be touched. A cache file that is gone while its `.info` is there leaves an `.info` file alone, which is judged
-//! as such.
+//! open is ever seen. A lock file that prune made has an mtime of its own ([`MADE_BY_PRUNE`]), and so has one of nova's
+//! that prune is about to remove ([`GOES_WITH_ITS_FILE`]): the next run finds them by that and removes them, the latter
+//! only if the cache file has gone, along with temporary files. No mark is data: on a full disk an inode can still be
+//! touched. A cache file that is gone while its `.info` is there leaves an `.info` file alone, which is judged as such.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -67,7 +67,7 @@ use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -89,9 +89,12 @@ const RUN_LOCK: &str = "imagecache-prune.lock";
 /// What every temporary name begins with.
 const TEMPORARY: &str = ".imagecache-prune.";
 
-/// The mtime, in seconds since 1970, of a lock file that prune made or is about to remove: 2001-09-09T01:46:40Z, long
-/// before nova made any. Opening for append and locking, which is all that nova does to it, leave it as it is.
-const MARK: libc::time_t = 1_000_000_000;
+/// The mtime, in seconds since 1970, of a lock file that prune made: 2001-09-09T01:46:40Z, long before nova made any.
+/// Opening for append and locking, which is all that nova does to it, leave it as it is.
+const MADE_BY_PRUNE: libc::time_t = 1_000_000_000;
+
+/// Likewise of a lock file of nova's that is to go with its cache file.
+const GOES_WITH_ITS_FILE: libc::time_t = 1_000_000_001;
 
 /// How long to wait between two attempts to get a lock.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -110,8 +113,8 @@ pub struct Locks {
 pub struct HeldLock {
     file: File,
     name: OsString,
-    /// Whether no nova made it, or it was to be removed already.
-    is_marked: bool,
+    /// Whether no nova made it.
+    is_ours: bool,
 }
 
 impl Locks {
@@ -188,7 +191,7 @@ impl Locks {
 
     fn acquire_named(&self, name: OsString, deadline: Option<Instant>) -> io::Result<Option<HeldLock>> {
         loop {
-            let (file, is_marked) = self.open_file(&name, true)?;
+            let (file, is_ours) = self.open_file(&name, true)?;
             let is_locked = match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
                 Ok(_) => true,
                 Err(Errno::EAGAIN | Errno::EACCES) => false,
@@ -196,7 +199,7 @@ impl Locks {
             };
             // A lock file that has lost its name excludes nobody.
             if is_locked && self.names(&name, &file)? {
-                return Ok(Some(HeldLock { file, name, is_marked }));
+                return Ok(Some(HeldLock { file, name, is_ours }));
             }
             if !is_locked {
                 let left = deadline.map_or(PAUSE, |it| it.saturating_duration_since(Instant::now()));
@@ -209,10 +212,10 @@ impl Locks {
     }
 
     /// Marks a lock file that is to be removed when its cache file is, so that the next run removes it after a kill.
-    pub fn mark(&self, lock: &HeldLock) {
-        if !lock.is_marked {
+    pub fn mark_for_removal(&self, lock: &HeldLock) {
+        if !lock.is_ours {
             // Without the mark a kill leaves a spare lock file, no more.
-            let _ignored = mark(&lock.file);
+            let _ignored = mark(&lock.file, GOES_WITH_ITS_FILE);
         }
     }
 
@@ -232,8 +235,9 @@ impl Locks {
         for name in list(open(&self.path, directory_flags(), Mode::empty())?)? {
             if name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
                 let _gone_or_stays = unlinkat(&self.directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir);
-            } else if self.is_left_over(&name)
-                && let Ok(Some(lock)) = self.acquire_named(name, Some(Instant::now()))
+            } else if let Some(cache_file) = self.cache_file_of_left_over(&name)
+                && let Ok(Some(lock)) = self.acquire_named(name.clone(), Some(Instant::now()))
+                && (lock.is_ours || !is_there(&layout.cache_dir().join(cache_file)))
             {
                 let _gone_or_stays = self.remove(&lock);
             }
@@ -247,16 +251,16 @@ impl Locks {
         Ok(())
     }
 
-    /// Whether this is a lock file of a cache file that bears the mark.
-    fn is_left_over(&self, name: &OsStr) -> bool {
-        name.as_bytes()
-            .strip_prefix(b"nova-")
-            .is_some_and(|it| CacheName::parse(OsStr::from_bytes(it)).kind() != Kind::Other)
-            && fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
-                .is_ok_and(|stat| is_regular(stat.st_mode) && stat.st_mtime == MARK)
+    /// The name of the cache file that this is a lock file of, where it bears a mark.
+    fn cache_file_of_left_over<'a>(&self, name: &'a OsStr) -> Option<&'a OsStr> {
+        let cache_file = OsStr::from_bytes(name.as_bytes().strip_prefix(b"nova-")?);
+        let stat = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        let is_marked =
+            is_regular(stat.st_mode) && [MADE_BY_PRUNE, GOES_WITH_ITS_FILE].contains(&stat.st_mtime);
+        (is_marked && CacheName::parse(cache_file).kind() != Kind::Other).then_some(cache_file)
     }
 
-    /// Opens a file here for append, as nova does, or makes it; says whether it is marked.
+    /// Opens a file here for append, as nova does, or makes it; says whether it bears the mark of one that prune made.
     fn open_file(&self, name: &OsStr, marked: bool) -> io::Result<(File, bool)> {
         // Never through a link: the directory belongs to another user than root.
         let flags =
@@ -269,7 +273,7 @@ impl Locks {
                     if !metadata.is_file() {
                         return Err(io::Error::other("not a regular file"));
                     }
-                    return Ok((file, metadata.mtime() == MARK));
+                    return Ok((file, metadata.mtime() == MADE_BY_PRUNE));
                 }
                 Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno.into()),
@@ -278,10 +282,12 @@ impl Locks {
             let flags = OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_CREAT | OFlag::O_EXCL;
             let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP | Mode::S_IROTH;
             let file = File::from(openat(&self.directory, temporary.as_str(), flags, mode)?);
-            let linked =
-                self.give_to_owner(&file).and_then(|()| if marked { mark(&file) } else { Ok(()) }).and_then(
-                    |()| linkat(&self.directory, temporary.as_str(), &self.directory, name, AtFlags::empty()),
-                );
+            let linked = self
+                .give_to_owner(&file)
+                .and_then(|()| if marked { mark(&file, MADE_BY_PRUNE) } else { Ok(()) })
+                .and_then(|()| {
+                    linkat(&self.directory, temporary.as_str(), &self.directory, name, AtFlags::empty())
+                });
             let unlinked = unlinkat(&self.directory, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
             match linked {
                 Ok(()) => match unlinked {
@@ -317,8 +323,8 @@ impl Locks {
 
 impl HeldLock {
     /// Whether the lock file may go with any removal: no nova made it.
-    pub const fn is_marked(&self) -> bool {
-        self.is_marked
+    pub const fn is_ours(&self) -> bool {
+        self.is_ours
     }
 }
 
@@ -345,8 +351,8 @@ fn whole_file(kind: libc::c_int) -> libc::flock {
     }
 }
 
-fn mark(file: &File) -> nix::Result<()> {
-    futimens(file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::new(MARK, 0))
+fn mark(file: &File, mtime: libc::time_t) -> nix::Result<()> {
+    futimens(file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::new(mtime, 0))
 }
 
 /// Makes `locks` under a temporary name, gives it to the owner of the instances path and moves it into place.
@@ -397,6 +403,11 @@ fn temporary_name() -> String {
     // Where there is no such device the name is less random; O_EXCL still tells.
     let _filled = fs_err::File::open("/dev/urandom").and_then(|mut it| it.read_exact(&mut random));
     format!("{TEMPORARY}{}.{:016x}", std::process::id(), u64::from_ne_bytes(random))
+}
+
+/// Whether a path names anything, or might.
+fn is_there(path: &Path) -> bool {
+    !fs_err::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 const fn is_regular(mode: libc::mode_t) -> bool {

@@ -216,14 +216,14 @@ impl<'a> Removal<'a> {
             .enumerate()
             .filter(|(index, lock)| {
                 // The last is the file's own.
-                lock.is_marked() || index + 1 == locks.len() && self.lock_goes_with(judged)
+                lock.is_ours() || index + 1 == locks.len() && self.lock_goes_with(judged)
             })
             .map(|(_, lock)| lock)
             .collect();
-        spare.iter().for_each(|lock| self.locks.mark(lock));
+        spare.iter().for_each(|lock| self.locks.mark_for_removal(lock));
         // Of all that was checked this can change most silently: nova sets it when it is about to use the file.
         match self.stat(judged.name) {
-            Ok(Some(stat)) if judged.file.stat == Ok(stat) => {}
+            Ok(Some(stat)) if is_as_judged(judged, stat) => {}
             Ok(_) => return (changed_file(judged), None),
             Err(error) => return (failed(error), None),
         }
@@ -281,7 +281,7 @@ impl<'a> Removal<'a> {
             }
             Err(error) => return Err(error),
         };
-        if judged.file.stat != Ok(Stat::from(&file.metadata()?)) {
+        if !is_as_judged(judged, Stat::from(&file.metadata()?)) {
             return Ok(Some(changed_file(judged)));
         }
         if let Some(why) = self.second_look.keeps(judged.name)? {
@@ -306,7 +306,7 @@ impl<'a> Removal<'a> {
 
     fn remove_info(&self, info: &Judged<'_>) -> Result<Done> {
         match self.stat(info.name)? {
-            Some(stat) if info.file.stat == Ok(stat) => self.unlink(info.name)?,
+            Some(stat) if is_as_judged(info, stat) => self.unlink(info.name)?,
             // Whoever removed it did what was to be done.
             None => {}
             Some(_) => return Ok(changed_file(info)),
@@ -332,6 +332,10 @@ impl<'a> Removal<'a> {
             Err(error) => Err(error),
         }
     }
+}
+
+fn is_as_judged(judged: &Judged<'_>, stat: Stat) -> bool {
+    judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat))
 }
 
 fn changed_file(judged: &Judged<'_>) -> Done {

@@ -110,6 +110,14 @@ pub struct Stat {
     pub mtime: Timestamp,
 }
 
+impl Stat {
+    /// Whether this is the same file, unchanged. What it takes on the disk does not matter: filesystems give blocks
+    /// late and take them back.
+    pub fn is_unchanged(self, later: Self) -> bool {
+        (self.identity, self.size_bytes, self.mtime) == (later.identity, later.size_bytes, later.mtime)
+    }
+}
+
 impl From<&Metadata> for Stat {
     fn from(metadata: &Metadata) -> Self {
         Self {
