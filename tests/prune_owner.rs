@@ -105,7 +105,8 @@ fn killed_between_creation_and_removal(with_locks: bool) {
         let command = prune_command(&it.world, [""; 0]);
         let status = Running::start(&mut under_strace(&it.world, kill, &command)).end();
         assert_eq!(status.signal(), Some(9), "{status:?}");
-        let made = names(&it.world.path("locks")).into_iter().filter(|name| name.starts_with("nova-")).count();
+        let made =
+            names(&it.world.path("locks")).into_iter().filter(|name| name.starts_with("nova-")).count();
         assert!(made >= 1, "no lock file was there when prune was killed");
         all_is_novas(&it.world);
         if nth < files.len() {
