@@ -10,17 +10,21 @@ use crate::time::{AsOf, parse_as_of, parse_duration};
 
 /// Show, explain and prune the image cache of an OpenStack nova compute host.
 ///
-/// nova keeps the base image of every instance it ever started in <instances path>/_base; instance disks are qcow2
-/// overlays on those files. This is nova's clean-up pass as a command: `scan` lists the cache, `explain` says of every
-/// file what needs it, `prune --dry-run` shows what would go, and `prune` removes it. It never removes a file that
-/// anything may still need; what it cannot tell, it keeps.
+/// nova keeps every image that an instance was ever started from in the directory _base of its instances path; the
+/// disks of the instances are qcow2 overlays on those files. This is nova's clean-up pass as a command: scan lists the
+/// cache, explain says of each file what needs it, prune --dry-run shows what would go, and prune removes it. It never
+/// removes what anything may still need: what it cannot tell, it keeps.
 #[derive(Debug, Parser)]
 #[command(
     version,
     propagate_version = true,
     max_term_width = 100,
     after_help = "\
-Example, changing nothing: nova-imagecache explain --inventory servers.json"
+Examples, of which only the last changes anything:
+  nova-imagecache scan
+  nova-imagecache explain --libvirt /etc/libvirt/qemu
+  nova-imagecache prune --dry-run --inventory servers.json
+  nova-imagecache prune --inventory servers.json"
 )]
 pub struct Cli {
     /// Options of every subcommand.
@@ -41,7 +45,8 @@ pub struct Global {
     /// Name of the cache directory under it [default: _base, or what --config-file says]
     #[arg(long, global = true, value_name = "NAME")]
     pub subdirectory_name: Option<OsString>,
-    /// Read these options, the minimum ages and the host from nova.conf; may be given several times
+    /// Take what the command line leaves open from this nova.conf: instances path, cache directory, minimum ages and
+    /// host; may be given several times, and the last file wins
     #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config_file: Vec<PathBuf>,
     /// Print a table for people or JSON for programs
@@ -68,26 +73,48 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Print the cache file name of an image
+    ///
+    /// The name is the SHA-1 of the image's id in hex. Names are printed one a line, in the order asked. This needs no
+    /// instances path; where one is named (-p or --config-file), --format json also says whether the file is there.
     #[command(after_help = "\
-Example: nova-imagecache fname fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8ef0")]
+Example:
+  nova-imagecache fname fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8ef0")]
     Fname(Fname),
     /// List what is in the cache
-    #[command(after_help = "Example: nova-imagecache scan --format json")]
+    ///
+    /// Prints each file with its kind, what it takes on the disk and its age, the largest first, and totals per kind.
+    /// Reads no instance's disk and judges nothing.
+    #[command(after_help = "\
+Example:
+  nova-imagecache scan --format json")]
     Scan,
     /// Say of each file why it stays or may go
+    ///
+    /// Reads the headers of all disks, puts them together with the instances of the inventory, and prints a verdict
+    /// with its reasons for each file of the cache. FILE or IMAGE_ID limits that to some files and tells their whole
+    /// story. Changes nothing.
     #[command(after_help = "\
-Example: nova-imagecache explain --inventory servers.json 0d5e6b61602d758984b3bf038267614d6016eb2a")]
+Examples:
+  nova-imagecache explain --inventory servers.json
+  nova-imagecache explain --inventory servers.json 0d5e6b61602d758984b3bf038267614d6016eb2a")]
     Explain(Explain),
     /// Remove what is unused and old enough
+    ///
+    /// Judges as explain does, sets the mtime of each file in use to now, and removes each removable file under nova's
+    /// own lock, after looking again whether anything has come to need it. With --dry-run it changes nothing and shows
+    /// what would be removed.
     #[command(after_help = "\
-Example: nova-imagecache prune --dry-run --inventory servers.json --as-of +7d")]
+Examples, of which the first two change nothing:
+  nova-imagecache prune --dry-run --inventory servers.json --as-of +7d
+  nova-imagecache prune --dry-run --inventory servers.json --format json > plan.json
+  nova-imagecache prune --inventory servers.json --plan plan.json")]
     Prune(Prune),
 }
 
 /// `fname`
 #[derive(Args, Debug)]
 pub struct Fname {
-    /// Image ids; - reads them from stdin, one a line
+    /// Ids of images; - reads them from standard input, one a line
     #[arg(required = true, value_name = "IMAGE_ID")]
     pub image_ids: Vec<String>,
 }
@@ -95,14 +122,14 @@ pub struct Fname {
 /// Where the verdicts come from.
 #[derive(Args, Debug)]
 pub struct Judging {
-    /// Instances as JSON: an own list, GET /servers/detail, or openstack server list --all-projects --long -f json;
-    /// - is stdin; may be given several times
+    /// Instances as JSON: the tool's own list, the answer to GET /servers/detail, or the output of "openstack server list
+    /// --all-projects --long -f json"; - is standard input; may be given several times
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub inventory: Vec<PathBuf>,
     /// Instances as domain XML, a file or a folder of them, as in /etc/libvirt/qemu; may be given several times
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub libvirt: Vec<PathBuf>,
-    /// This host's name as nova knows it [default: what --config-file says, or the machine's host name]
+    /// This host's name as nova knows it [default: what --config-file says, else the machine's host name]
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub host: Option<String>,
     /// Minimum age of unused images, swap and ephemeral files [default: 24h, or what --config-file says]
@@ -111,7 +138,7 @@ pub struct Judging {
     /// Minimum age of unused resized copies [default: 1h, or what --config-file says]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub resized_min_age: Option<Duration>,
-    /// Leave out disks in directories of no instance of the inventory, as nova does
+    /// Leave out disks in directories of no instance of the inventory, as nova does: their backing files may go
     #[arg(long)]
     pub ignore_unlisted: bool,
     /// Judge broken downloads (.part, .converted) too
@@ -122,7 +149,7 @@ pub struct Judging {
 /// `explain`
 #[derive(Args, Debug)]
 pub struct Explain {
-    /// Show only these: names of cache files, or ids of images
+    /// Show only these, in full: names of cache files, or ids of images for all that belongs to them
     #[arg(value_name = "FILE|IMAGE_ID")]
     pub subjects: Vec<OsString>,
     /// Where the verdicts come from.
@@ -136,7 +163,7 @@ pub struct Explain {
 /// `prune`
 #[derive(Args, Debug)]
 pub struct Prune {
-    /// Change nothing, show what would be removed
+    /// Change nothing: show what would be removed
     #[arg(short = 'n', long)]
     pub dry_run: bool,
     /// Where the verdicts come from.
@@ -151,10 +178,10 @@ pub struct Prune {
     /// Go on although no instance counts for this cache, or no instance directory holds a disk
     #[arg(long)]
     pub allow_empty: bool,
-    /// How long to wait for nova's lock on each file
+    /// How long to wait for nova's lock, for each file
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     pub lock_wait: Duration,
-    /// Remove at most what this dry run would remove: its JSON output
+    /// Remove at most what this output of prune --dry-run --format json would remove
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub plan: Option<PathBuf>,
 }
