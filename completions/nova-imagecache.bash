@@ -107,7 +107,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__explain)
+        nova__imagecache__subcmd__explain)
             opts="-p -f -q -v -h -V --inventory --libvirt --host --original-min-age --resized-min-age --ignore-unlisted --partials --as-of --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -197,7 +197,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__fname)
+        nova__imagecache__subcmd__fname)
             opts="-p -f -q -v -h -V --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -252,7 +252,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help)
+        nova__imagecache__subcmd__help)
             opts="fname scan explain prune help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -266,7 +266,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help__subcmd__explain)
+        nova__imagecache__subcmd__help__subcmd__explain)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -280,7 +280,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help__subcmd__fname)
+        nova__imagecache__subcmd__help__subcmd__fname)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -294,7 +294,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help__subcmd__help)
+        nova__imagecache__subcmd__help__subcmd__help)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -308,7 +308,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help__subcmd__prune)
+        nova__imagecache__subcmd__help__subcmd__prune)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -322,7 +322,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__help__subcmd__scan)
+        nova__imagecache__subcmd__help__subcmd__scan)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -336,7 +336,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__prune)
+        nova__imagecache__subcmd__prune)
             opts="-n -p -f -q -v -h -V --dry-run --inventory --libvirt --host --original-min-age --resized-min-age --ignore-unlisted --partials --as-of --disks-only --allow-empty --lock-wait --plan --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -445,7 +445,7 @@ _nova__imagecache() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        nova__subcmd__imagecache__subcmd__scan)
+        nova__imagecache__subcmd__scan)
             opts="-p -f -q -v -h -V --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -1,14 +1,21 @@
 //! The man pages and completions in the tree are those of the command line as it is: the option parts are made from
-//! clap's definition, the rest from `man/sections/`.
+//! clap's definition, the rest from `man/sections/`. And they say all that there is to say.
+
+mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use common::{DAY, World, overlay, tool};
+use nova_imagecache::cache_name::{Kind, cache_file_name};
 use nova_imagecache::cli::Cli;
+use nova_imagecache::removal::Outcome;
+use nova_imagecache::verdict::Verdict;
+use serde_json::{Value, json};
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
 /// When the text of the pages was last looked over.
@@ -28,12 +35,12 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
     assert_eq!(Vec::<PathBuf>::new(), surplus.collect::<Vec<_>>(), "nothing makes these files: remove them");
     let stale: Vec<&PathBuf> = expected
         .iter()
-        .filter(|(file, text)| fs::read_to_string(root.join(file)).ok().as_ref() != Some(text))
+        .filter(|(file, text)| fs_err::read_to_string(root.join(file)).ok().as_ref() != Some(text))
         .map(|(file, _)| file)
         .collect();
     if std::env::var_os(RENEW).is_some() {
         for file in stale {
-            fs::write(root.join(file), &expected[file]).unwrap();
+            fs_err::write(root.join(file), &expected[file]).unwrap();
             println!("renewed {}", file.display());
         }
     } else {
@@ -42,19 +49,24 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
 }
 
 fn files_in(directory: &Path) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs_err::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.is_file()).collect()
 }
 
 fn completions() -> BTreeMap<PathBuf, String> {
     let mut command = Cli::command();
-    let shells = Shell::value_variants().iter().filter(|it| matches!(it, Shell::Bash | Shell::Zsh | Shell::Fish));
+    let shells =
+        Shell::value_variants().iter().filter(|it| matches!(it, Shell::Bash | Shell::Zsh | Shell::Fish));
     shells
         .map(|shell| {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut command, "nova-imagecache", &mut text);
             let name = clap_complete::Generator::file_name(shell, "nova-imagecache");
-            (Path::new("completions").join(name), String::from_utf8(text).unwrap())
+            // clap_complete 4.6.11 calls a program with a hyphen by two names in its script for bash, which then
+            // completes nothing behind a subcommand.
+            let text =
+                String::from_utf8(text).unwrap().replace("nova__subcmd__imagecache", "nova__imagecache");
+            (Path::new("completions").join(name), text)
         })
         .collect()
 }
@@ -127,5 +139,123 @@ fn subcommands(command: &Command) -> String {
 }
 
 fn section(sections: &Path, name: &str) -> String {
-    fs::read_to_string(sections.join(format!("{name}.roff"))).unwrap_or_else(|error| panic!("{name}: {error}"))
+    fs_err::read_to_string(sections.join(format!("{name}.roff")))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn mandoc_finds_nothing_above_style_level() {
+    let pages = files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man"));
+    assert!(pages.len() > 5, "{pages:?}");
+    let mandoc = std::process::Command::new(tool("mandoc", "mandoc"))
+        .args(["-T", "lint", "-W", "warning"])
+        .args(pages)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&mandoc.stdout), "");
+    assert!(mandoc.status.success(), "{mandoc:?}");
+}
+
+#[test]
+fn groff_sets_every_page_without_a_warning_at_80_columns() {
+    for page in files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man")) {
+        let groff = std::process::Command::new(tool("groff", "groff-base"))
+            .args(["-t", "-man", "-T", "utf8", "-w", "w", "-rLL=78n", "-rcR=1"])
+            .arg(&page)
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&groff.stderr), "", "{page:?}");
+        assert!(groff.stdout.len() > 1000, "{page:?}");
+    }
+}
+
+#[test]
+fn the_page_of_the_json_has_every_field() {
+    let world = World::new();
+    world.original("used", DAY);
+    world.original("unused", 2 * DAY);
+    fs_err::write(world.base(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+    overlay(&world.path("listed/disk"), world.base(cache_file_name("gone")));
+    overlay(&world.path("unlisted/disk"), world.base(cache_file_name("used")));
+    std::os::unix::fs::symlink("nowhere", world.path("unlisted/disk.link")).unwrap();
+    world.inventory(&json!([{"uuid": "listed", "image_ref": "used"}]));
+    let fname = world.run("fname", ["-f", "json", "used"]);
+    for run in [fname, world.scan(), world.explain([""; 0]), world.dry_run([""; 0])] {
+        for field in fields(&run.json()) {
+            assert!(documents(&field), "{field} is not in man/sections/nova-imagecache-json.roff");
+        }
+    }
+}
+
+/// The names of all fields, but for those of the maps by kind, verdict and outcome: these are values, tested below.
+fn fields(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(object) => object
+            .iter()
+            .flat_map(|(name, value)| {
+                let below = if name.starts_with("by_") { BTreeSet::new() } else { fields(value) };
+                below.into_iter().chain([name.clone()])
+            })
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(fields).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Whether the page has an entry for a field or a code: in a table, or in bold in a text.
+fn documents(word: &str) -> bool {
+    let page = section(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man/sections"), "nova-imagecache-json");
+    page.lines().any(|line| {
+        let entry = line.split('@').next().unwrap();
+        line.contains('@') && entry.rsplit('.').next() == Some(word)
+            || entry.contains(&format!("\\fB{word}\\fR"))
+            || entry == format!(".B {word}")
+    }) || ["summary", "name_bytes"].contains(&word) && page.contains(word)
+}
+
+#[test]
+fn the_page_of_the_json_has_every_code() {
+    let verdicts = Verdict::ALL.map(Verdict::as_str);
+    let outcomes = Outcome::ALL.map(Outcome::as_str);
+    let kinds = Kind::ALL.map(Kind::as_str);
+    let enums = verdicts.into_iter().chain(outcomes).chain(kinds).map(ToOwned::to_owned);
+    let (reasons, warnings) = (codes_of_reasons(), codes_of_warnings());
+    assert!(reasons.len() >= 12 && warnings.len() >= 7, "{reasons:?} {warnings:?}");
+    for code in enums.chain(reasons).chain(warnings) {
+        assert!(documents(&code), "{code} is not in man/sections/nova-imagecache-json.roff");
+    }
+}
+
+/// The variants of `enum Code`, as serde writes them.
+fn codes_of_reasons() -> BTreeSet<String> {
+    let source =
+        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verdict.rs")).unwrap();
+    let (_, variants) = source.split_once("pub enum Code {").unwrap();
+    let (variants, _) = variants.split_once("\n}").unwrap();
+    let snake = |name: &str| {
+        let words = name.split_inclusive(|_: char| true).map(|it| {
+            if it == it.to_lowercase() { it.to_owned() } else { format!("_{}", it.to_lowercase()) }
+        });
+        words.collect::<String>().trim_start_matches('_').to_owned()
+    };
+    variants.lines().filter_map(|line| line.trim().strip_suffix(',')).map(snake).collect()
+}
+
+/// The first argument of every warning that the sources make.
+fn codes_of_warnings() -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    let mut next = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = next.pop() {
+        if path.is_dir() {
+            next.extend(fs_err::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
+            continue;
+        }
+        let source = fs_err::read_to_string(&path).unwrap();
+        for call in ["Warning::new(", "warn("] {
+            let arguments = source.split(call).skip(1);
+            let code = |it: &str| it.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned);
+            codes.extend(arguments.filter_map(code));
+        }
+    }
+    codes
 }
