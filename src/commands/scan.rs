@@ -31,7 +31,7 @@ pub fn run(global: &Global) -> Result<Exit> {
     report::print_warnings(&warnings, global.quiet);
     report::print(
         global.format,
-        |output| table::scan(output, &report),
+        |output| table::scan(output, &report, table::terminal_width()),
         |output| json::scan(output, &report),
     )?;
     Ok(Exit::Done)

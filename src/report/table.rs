@@ -2,21 +2,24 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
 
 use anstyle::{AnsiColor, Style};
 use bytesize::ByteSize;
+use textwrap::WordSplitter;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{FnameReport, PassReport, ScanReport, Total, one_line, printable};
 use crate::evidence::CacheFile;
 use crate::removal::{Done, Outcome};
 use crate::time::ForPeople;
-use crate::verdict::{Judged, Reason, Verdict};
+use crate::verdict::{Code, Judged, Reason, Verdict};
 
 /// From this width on the reasons stand beside the files; below it, under them.
 const WIDE: usize = 130;
+/// How wide the column of names gets: the longest name that nova gives fits, a resized copy's broken conversion. What
+/// is longer stands out, rather than pushing everything else aside.
+const WIDEST_NAME: usize = 64;
 /// How many names of a list that is not the subject are shown.
 const SHOWN: usize = 12;
 
@@ -39,23 +42,25 @@ pub fn fname(output: &mut dyn Write, report: &FnameReport) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the output.
-pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>) -> io::Result<()> {
+pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize>) -> io::Result<()> {
     let mut files: Vec<_> = report.files.iter().collect();
     files.sort_by_key(|(name, file)| (Reverse(disk_bytes(file)), *name));
-    header(output, &format!("{:9}  {:>10}  {:>8}  FILE", "KIND", "DISK", "AGE"))?;
+    if !files.is_empty() {
+        header(output, &format!("{:9}  {:>10}  {:>8}  FILE", "KIND", "DISK", "AGE"))?;
+    }
     for (name, file) in files {
         let age = file.stat.as_ref().ok().map(|stat| ForPeople(stat.mtime.age_at(report.now)));
-        writeln!(
+        write!(
             output,
-            "{:9}  {:>10}  {:>8}  {}",
+            "{:9}  {:>10}  {:>8}  ",
             file.kind(name).as_str(),
             size(file),
             age.map_or("?".into(), |it| it.to_string()),
-            printable(name)
         )?;
+        last_column(output, &printable(name), 33, width)?;
     }
     let by_kind = report.by_kind();
-    totals(output, by_kind.into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total)))
+    totals(output, width, by_kind.into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total)))
 }
 
 /// Writes what `explain` or `prune` found.
@@ -81,18 +86,21 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
             printable(&missing.name)
         )?;
         for reason in &missing.reasons {
-            wrapped(output, &reason.text, 4, width)?;
+            if report.in_full {
+                full_reason(output, reason, width)?;
+            } else {
+                wrapped(output, &reason.text, 4, width)?;
+            }
         }
+    }
+    if !report.in_full {
+        let directories = &report.judgement.unlisted_directories;
+        let what = if directories.len() == 1 { "directory" } else { "directories" };
+        list(output, &format!("{what} of no instance"), directories.iter().map(|it| printable(it)), width)?;
     }
     list(
         output,
-        "directories of no instance",
-        report.judgement.unlisted_directories.iter().map(|it| printable(it)),
-        width,
-    )?;
-    list(
-        output,
-        "could not be read",
+        "that could not be read",
         report
             .judgement
             .unreadable
@@ -103,10 +111,12 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
     match report.by_outcome() {
         Some(by_outcome) => totals(
             output,
+            width,
             by_outcome.into_iter().map(|(outcome, total)| (outcome.as_str(), outcome_style(outcome), total)),
         ),
         None => totals(
             output,
+            width,
             report.by_verdict().into_iter().map(|(verdict, total)| (verdict.as_str(), style(verdict), total)),
         ),
     }
@@ -119,43 +129,57 @@ fn rows(
     files: &[&Judged<'_>],
     width: Option<usize>,
 ) -> io::Result<()> {
+    if files.is_empty() {
+        return Ok(());
+    }
     let first = if report.pruned.is_some() { "OUTCOME" } else { "VERDICT" };
     let names: Vec<String> = files.iter().map(|it| printable(it.name)).collect();
-    let longest = names.iter().map(|it| it.width()).max().unwrap_or(0).max(4);
+    let column =
+        names.iter().map(|it| it.width()).filter(|width| *width <= WIDEST_NAME).max().unwrap_or(0).max(4);
+    let indent = 36 + column + 2;
     // Beside the files, where there is room for a sentence.
-    let beside = width.is_none_or(|width| width >= WIDE && width >= 37 + longest + 40);
+    let beside = width.is_none_or(|width| width >= WIDE && width >= indent + 40);
     if beside {
-        header(output, &format!("{first:12}  {:>10}  {:>8}  {:longest$}  WHY", "DISK", "AGE", "FILE"))?;
+        header(output, &format!("{first:12}  {:>10}  {:>8}  {:column$}  WHY", "DISK", "AGE", "FILE"))?;
     } else {
         header(output, &format!("{first:12}  {:>10}  FILE", "DISK"))?;
     }
     for (file, name) in files.iter().zip(names) {
         let done = done(report, file);
         let (word, style) = match done {
-            Some(done) if done.outcome != Outcome::Kept => {
-                (done.outcome.as_str(), outcome_style(done.outcome))
-            }
-            _ => (file.verdict.as_str(), style(file.verdict)),
+            Some(done) => (done.outcome.as_str(), outcome_style(done.outcome)),
+            None => (file.verdict.as_str(), style(file.verdict)),
         };
         write!(output, "{style}{word:12}{style:#}  {:>10}  ", size(file.file))?;
         let age = file.age.map_or("?".into(), |it| ForPeople(it).to_string());
         let why = why(file, done);
         if beside {
-            let padding = longest - name.width();
-            write!(output, "{age:>8}  {name}{:padding$}  ", "")?;
-            let indent = 36 + longest + 2;
-            let lines = match width {
-                Some(width) => textwrap::wrap(&why, width - indent),
-                None => vec![Cow::from(&why)],
-            };
-            writeln!(output, "{}", lines.join(&format!("\n{:indent$}", "")))?;
+            write!(output, "{age:>8}  {name}")?;
+            match width {
+                Some(width) => {
+                    let lines = wrap(&why, width - indent);
+                    match column.checked_sub(name.width()) {
+                        Some(padding) => write!(output, "{:padding$}  ", "")?,
+                        None => write!(output, "\n{:indent$}", "")?,
+                    }
+                    writeln!(output, "{}", lines.join(&format!("\n{:indent$}", "")))?;
+                }
+                None => {
+                    writeln!(
+                        output,
+                        "{:padding$}  {why}",
+                        "",
+                        padding = column.saturating_sub(name.width())
+                    )?;
+                }
+            }
         } else {
-            writeln!(output, "{name}")?;
-            let why = if done.is_some_and(|it| it.error.is_some()) || file.verdict == Verdict::Ignored {
-                why
-            } else {
-                format!("{age} old; {why}")
-            };
+            last_column(output, &name, 26, width)?;
+            // Where it matters the sentence has the age.
+            let has_age = file.reasons.iter().any(|it| it.code == Code::Unused)
+                || file.verdict == Verdict::Ignored
+                || done.is_some_and(|it| it.error.is_some());
+            let why = if has_age { why } else { format!("{age} old; {why}") };
             wrapped(output, &why, 4, width)?;
         }
     }
@@ -179,12 +203,7 @@ fn story(
     writeln!(output, "  path          {}", printable(file.file.path.as_os_str()))?;
     writeln!(output, "  kind          {}", file.kind.as_str())?;
     if let Ok(stat) = &file.file.stat {
-        writeln!(
-            output,
-            "  size          {} ({} on disk)",
-            ByteSize(stat.size_bytes).display(),
-            size(file.file)
-        )?;
+        writeln!(output, "  size          {} ({} on disk)", size_text(stat.size_bytes), size(file.file))?;
         writeln!(
             output,
             "  mtime         {}",
@@ -220,8 +239,11 @@ fn why(file: &Judged<'_>, done: Option<&Done>) -> String {
     if let Some(error) = done.and_then(|it| it.error.as_deref()) {
         return one_line(error);
     }
-    let texts: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
-    texts.join("; ")
+    // An outcome does not tell the verdict, but for a file that is removable.
+    let verdict = (done.is_some() && file.verdict != Verdict::Removable).then(|| file.verdict.as_str());
+    let reasons: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
+    let reasons = reasons.join("; ");
+    verdict.map_or(reasons.clone(), |verdict| format!("{verdict}: {reasons}"))
 }
 
 fn done<'a>(report: &'a PassReport<'_>, file: &Judged<'_>) -> Option<&'a Done> {
@@ -264,7 +286,17 @@ fn header(output: &mut dyn Write, text: &str) -> io::Result<()> {
 }
 
 fn size(file: &CacheFile) -> String {
-    file.stat.as_ref().map_or("?".into(), |stat| ByteSize(stat.disk_bytes).display().to_string())
+    file.stat.as_ref().map_or("?".into(), |stat| size_text(stat.disk_bytes))
+}
+
+/// In GiB, so that a column of sizes can be compared at a glance; what is less than a tenth of one, in smaller units.
+fn size_text(bytes: u64) -> String {
+    const GIBIBYTE: u64 = 1 << 30;
+    if bytes >= GIBIBYTE / 10 {
+        format!("{:.1} GiB", bytes as f64 / GIBIBYTE as f64)
+    } else {
+        ByteSize(bytes).display().to_string()
+    }
 }
 
 fn disk_bytes(file: &CacheFile) -> u64 {
@@ -275,10 +307,28 @@ fn disk_bytes(file: &CacheFile) -> u64 {
 fn wrapped(output: &mut dyn Write, text: &str, indent: usize, width: Option<usize>) -> io::Result<()> {
     let text = one_line(text);
     let lines = match width {
-        Some(width) => textwrap::wrap(&text, width.saturating_sub(indent).max(20)),
+        Some(width) => wrap(&text, width.saturating_sub(indent)),
         None => vec![Cow::from(text)],
     };
     lines.iter().try_for_each(|line| writeln!(output, "{:indent$}{line}", ""))
+}
+
+/// A name at the end of a line of which `used` columns are taken, or on a line of its own where it does not fit.
+fn last_column(
+    output: &mut dyn Write,
+    name: &str,
+    used: usize,
+    width: Option<usize>,
+) -> io::Result<()> {
+    if width.is_some_and(|width| used + name.width() > width) {
+        write!(output, "\n    ")?;
+    }
+    writeln!(output, "{name}")
+}
+
+/// Lines of at most that width, or of 20; names and paths are broken only where they do not fit on one.
+fn wrap(text: &str, width: usize) -> Vec<Cow<'_, str>> {
+    textwrap::wrap(text, textwrap::Options::new(width.max(20)).word_splitter(WordSplitter::NoHyphenation))
 }
 
 /// A list that is not the subject: its first items.
@@ -296,7 +346,7 @@ fn list(
     for item in items.take(SHOWN) {
         // Escaped already.
         let lines = match width {
-            Some(width) => textwrap::wrap(&item, width - 4),
+            Some(width) => wrap(&item, width - 4),
             None => vec![Cow::from(item)],
         };
         lines.iter().try_for_each(|line| writeln!(output, "    {line}"))?;
@@ -310,16 +360,31 @@ fn list(
 /// The last line: everything, and what of it is what.
 fn totals<'a>(
     output: &mut dyn Write,
+    width: Option<usize>,
     parts: impl Iterator<Item = (&'a str, Style, Total)>,
 ) -> io::Result<()> {
-    let show = |total: Total| -> Box<dyn Display> { Box::new(ByteSize(total.disk_bytes).display()) };
-    let mut sum = Total::default();
-    let mut text = String::new();
-    for (word, style, total) in parts.filter(|(.., total)| total.files > 0) {
-        sum.files += total.files;
-        sum.disk_bytes += total.disk_bytes;
-        text.push_str(&format!(", {style}{word}{style:#} {} ({})", total.files, show(total)));
-    }
+    let parts: Vec<_> = parts.filter(|(.., total)| total.files > 0).collect();
+    let sum = parts.iter().fold(Total::default(), |sum, (.., total)| Total {
+        files: sum.files + total.files,
+        disk_bytes: sum.disk_bytes + total.disk_bytes,
+    });
     let files = if sum.files == 1 { "file" } else { "files" };
-    writeln!(output, "total {} {files} ({}){text}", sum.files, show(sum))
+    let text = format!("total {} {files} ({})", sum.files, size_text(sum.disk_bytes));
+    write!(output, "{text}")?;
+    let mut column = text.len();
+    for (word, style, total) in parts {
+        let numbers = format!(" {} ({})", total.files, size_text(total.disk_bytes));
+        let length = word.len() + numbers.len();
+        // One more for the comma that may follow.
+        if width.is_some_and(|width| column + 2 + length + 1 > width) {
+            write!(output, ",\n    ")?;
+            column = 4;
+        } else {
+            write!(output, ", ")?;
+            column += 2;
+        }
+        write!(output, "{style}{word}{style:#}{numbers}")?;
+        column += length;
+    }
+    writeln!(output)
 }
