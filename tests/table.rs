@@ -137,7 +137,10 @@ fn sizes_are_in_gib_from_a_tenth_on() {
     let world = world();
     let file = world.base("swap_512");
     let allocated = Command::new("fallocate").args(["-l", "107374183"]).arg(&file).status().unwrap();
-    assert!(allocated.success(), "fallocate is of the package util-linux; the temporary directory must allow it");
+    assert!(
+        allocated.success(),
+        "fallocate is of the package util-linux; the temporary directory must allow it"
+    );
     let lines = lines(&in_pipe(&world, &[], &["scan"]));
     assert!(lines[1].contains("  0.1 GiB  ") && lines[1].contains("swap_512"), "{lines:#?}");
 }

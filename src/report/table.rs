@@ -314,12 +314,7 @@ fn wrapped(output: &mut dyn Write, text: &str, indent: usize, width: Option<usiz
 }
 
 /// A name at the end of a line of which `used` columns are taken, or on a line of its own where it does not fit.
-fn last_column(
-    output: &mut dyn Write,
-    name: &str,
-    used: usize,
-    width: Option<usize>,
-) -> io::Result<()> {
+fn last_column(output: &mut dyn Write, name: &str, used: usize, width: Option<usize>) -> io::Result<()> {
     if width.is_some_and(|width| used + name.width() > width) {
         write!(output, "\n    ")?;
     }
