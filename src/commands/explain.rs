@@ -11,7 +11,7 @@ use crate::evidence::{self, Progress};
 use crate::exit::Exit;
 use crate::guard::{self, Asked};
 use crate::inventory::{Inventory, Text};
-use crate::report::{self, PassReport, json, printable, table};
+use crate::report::{self, PassReport, json, table};
 use crate::settings;
 use crate::time::Timestamp;
 use crate::verdict::{self, Judged, Judgement, Missing};
@@ -92,7 +92,7 @@ fn select<'a>(
             _ => bail!(
                 "{}: neither a file of the cache, by its base name, nor the id of an image that the cache or the \
                  inventory has: run nova-imagecache scan to see what there is",
-                printable(subject)
+                subject.display()
             ),
         }
     }
