@@ -2,6 +2,8 @@
 //! case there.
 
 mod common;
+#[path = "common/prune.rs"]
+mod prune;
 
 use std::time::{Duration, SystemTime};
 
@@ -447,13 +449,16 @@ fn a_file_is_removed_only_under_novas_lock_of_its_name() {
     }
     world.inventory(&json!([]));
 
-    let locks = [world.hold_nova_lock(&name), world.hold_nova_lock("swap_256")];
+    let mut nova = prune::Nova::start(&world);
+    nova.takes(&name);
+    nova.takes("swap_256");
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);
     assert_eq!(run.outcome(&name), "locked");
     assert_eq!(run.outcome("swap_256"), "locked");
     assert_eq!(world.cache_names(), [&name, "swap_256"]);
 
-    drop(locks);
+    nova.releases(&name);
+    nova.releases("swap_256");
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);
     assert_eq!(run.outcome(&name), "removed");
     assert_eq!(run.outcome("swap_256"), "removed");

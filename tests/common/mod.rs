@@ -11,10 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use assert_cmd::Command;
@@ -207,53 +206,9 @@ impl World {
         names
     }
 
-    /// Takes the lock that nova takes on a cache file, with the real oslo.concurrency, until it is dropped.
-    pub fn hold_nova_lock(&self, file_name: &str) -> NovaLock {
-        NovaLock::take(&self.path("locks"), file_name)
-    }
-
     /// Everything that a pass could change, the locks among it.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::of(self.dir.path())
-    }
-}
-
-/// nova's lock on a cache file, held by a process of oslo.concurrency.
-pub struct NovaLock(Child);
-
-impl NovaLock {
-    fn take(locks: &Path, file_name: &str) -> Self {
-        const SCRIPT: &str = "\
-import sys
-from oslo_concurrency import lockutils
-with lockutils.lock(sys.argv[2], lock_file_prefix='nova-', external=True, lock_path=sys.argv[1]):
-    print('held', flush=True)
-    sys.stdin.read()
-";
-        let python = std::env::var_os("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|| "python3".into());
-        let mut child = std::process::Command::new(python)
-            .args(["-c", SCRIPT])
-            .arg(locks)
-            .arg(file_name)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 is not installed: install the package python3 (see tests/run)");
-        let mut said = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(
-            said, "held\n",
-            "install oslo.concurrency by pip and let NOVA_IMAGECACHE_PYTHON name its python"
-        );
-        Self(child)
-    }
-}
-
-impl Drop for NovaLock {
-    fn drop(&mut self) {
-        // The end of its input ends it, and with it the lock.
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
     }
 }
 
