@@ -201,7 +201,8 @@ pub fn judge<'a>(
             unreadable.push(Unreadable { path, error: problem.clone(), blocks: false });
         }
     }
-    unreadable.sort();
+    // As texts, as a program would sort them: paths compare part by part, and give "a/x" before "a-1/x".
+    unreadable.sort_by(|a, b| (a.path.as_os_str(), &a.error).cmp(&(b.path.as_os_str(), &b.error)));
     unreadable.dedup();
 
     let judge = Judge { evidence, policy, now, complete, instances: &instances, named: &disks.named };
@@ -645,7 +646,7 @@ impl<'a> Judge<'a, '_> {
         [listed, unlisted].into_iter().filter(|(_, disks, ..)| !disks.is_empty()).map(
             |(code, disks, where_, instances)| {
                 let mut disks = disks.clone();
-                disks.sort_unstable();
+                disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
                 disks.dedup();
                 let shown: Vec<_> = disks.iter().map(|it| it.display()).collect();
                 let text = format!("backing file of {}{where_}", several("disk", &shown));
