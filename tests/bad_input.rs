@@ -224,7 +224,7 @@ fn a_subdirectory_name_must_be_that_of_a_directory_under_the_instances_path() {
     let world = World::new();
     for name in ["a/b", "/_base", "..", ".", "_base/", "../_base", "locks"] {
         for subcommand in ["scan", "explain"] {
-            world.run(subcommand, ["--subdirectory-name", name]).refused(&["--subdirectory-name", name]);
+            world.run(subcommand, ["--subdirectory-name", name]).refused(&["subdirectory", name]);
         }
     }
 }
