@@ -1,5 +1,12 @@
 //! Bad input ends with exit 2, nothing on stdout and one line on stderr that names the file, the row and the field.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::path::Path;

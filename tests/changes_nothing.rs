@@ -1,5 +1,12 @@
 //! The subcommands that only look change nothing: names, contents, mtimes, modes, locks.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::os::unix::fs::symlink;

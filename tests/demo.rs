@@ -1,5 +1,12 @@
 //! The README's first command: what it prints on a fresh clone, and that the demo's tree is what its script makes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::path::{Path, PathBuf};

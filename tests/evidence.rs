@@ -1,5 +1,12 @@
 //! What is a cache file, what needs it, and what cannot be told: on disks made by the real qemu-img.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::os::unix::ffi::OsStrExt as _;
@@ -616,9 +623,10 @@ fn the_cache_directory_may_have_another_name() {
 
 #[test]
 fn resized_copies_of_a_used_image_are_unused_only_where_every_disk_tells() {
+    /// Directory, file, what backs it.
+    type Disks<'a> = &'a [(&'a str, &'a str, &'a str)];
     let row = |name: &str, image: &str| json!({"name": name, "host": HOST, "image_ref": image});
-    let cases: [(&str, &[(&str, &str, &str)], bool); 9] = [
-        // Directory, file, what backs it.
+    let cases: [(&str, Disks<'_>, bool); 9] = [
         ("one disk on a copy", &[("i1", "disk", "copy")], true),
         ("no disk at all", &[], false),
         ("a disk on the original", &[("i1", "disk", "original")], false),

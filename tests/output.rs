@@ -1,5 +1,12 @@
 //! What is printed, and where: JSON field by field, tables, messages, pipes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,13 @@
 //! 200 random trees: whatever the inventory says, no file that a disk names is removable, and with one disk that cannot
 //! be read nothing is.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,6 +1,13 @@
 //! nova's own unit test of the pass, case by case, on real files: tests/README.md says which test here stands for which
 //! case there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;
@@ -465,4 +472,24 @@ fn a_file_is_removed_only_under_novas_lock_of_its_name() {
     assert_eq!(world.cache_names(), [""; 0]);
     assert!(!lock_of(&world, &name).exists());
     assert!(lock_of(&world, "swap_256").exists(), "nova leaves the locks of its swap files");
+}
+
+#[test]
+fn the_table_of_cases_names_every_test_here_and_none_that_is_not() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs_err::read_to_string(directory.join("README.md")).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `test_")).collect();
+    assert_eq!(rows.len(), 28, "the reference has 28 cases");
+    let here = fs_err::read_to_string(directory.join("reference.rs")).unwrap();
+    let others =
+        ["evidence.rs", "bad_input.rs"].map(|it| fs_err::read_to_string(directory.join(it)).unwrap());
+    let declares = |source: &str, test: &str| source.contains(&format!("#[test]\nfn {test}() {{"));
+    for row in &rows {
+        let tests: Vec<&str> =
+            row.split('`').skip(3).step_by(2).filter(|word| !word.ends_with(".rs")).collect();
+        assert!(!tests.is_empty() && declares(&here, tests[0]), "{row}");
+        assert!(tests[1..].iter().all(|test| others.iter().any(|it| declares(it, test))), "{row}");
+    }
+    let tests_here = here.matches("#[test]\nfn ").count();
+    assert_eq!(tests_here, rows.len() + 1, "a test for each case, and this one");
 }
