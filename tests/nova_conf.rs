@@ -50,7 +50,7 @@ const CASES: &[&[&str]] = &[
     &["[default]\nhost = a\n[Image_Cache]\nsubdirectory_name = b\n"],
     &["[ DEFAULT ]\nhost = a\n"],
     &["[DEFAULT]\nHost = a\nstate-path = /x\n"],
-    &["[DEFAULT]\nhost = Cmp_1.example.\n"],
+    &["[DEFAULT]\nhost = Cmp_1.domain.\n"],
     &["[DEFAULT]\nhost =\n"],
     &["[DEFAULT]\nmy_ip = 10.0.0.1\n[image_cache]\nsubdirectory_name = _base_$my_ip\n"],
     &["[DEFAULT]\nmy_ip = 10.0.0.1\n[image_cache]\nmy_ip = 10.0.0.2\nsubdirectory_name = _base_${my_ip}\n"],
