@@ -91,11 +91,8 @@ impl fmt::Display for Error {
 /// # Errors
 /// Where the file is an image that may have a backing file which cannot be told.
 pub fn read(head: &[u8], file_size: u64) -> Result<Image, Error> {
-    if let Some(format) = other_format_with_parents(head) {
-        return Err(Error::Format(format));
-    }
     if !head.starts_with(MAGIC) {
-        return Ok(Image::NoBacking);
+        return other_format_with_parents(head).map_or(Ok(Image::NoBacking), |it| Err(Error::Format(it)));
     }
     let version = be32(head, 4)?;
     if version == 1 {

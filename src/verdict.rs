@@ -218,7 +218,7 @@ pub fn judge<'a>(
             .directories
             .iter()
             .filter(|(path, directory)| {
-                path.iter().count() == 1 && !directory.is_cache && instances.role(path) == Role::Unlisted
+                is_one_name(path) && !directory.is_cache && instances.role(path) == Role::Unlisted
             })
             .map(|(path, _)| path.as_os_str())
             .collect(),
@@ -229,14 +229,19 @@ pub fn judge<'a>(
             .directories
             .iter()
             .filter(|(path, directory)| {
-                path.iter().count() == 1
+                is_one_name(path)
                     && !directory.disks.is_empty()
                     && instances.role(path) != Role::Neither
-                    && path.as_os_str() != "snapshots"
-                    && path.as_os_str() != "lost+found"
+                    && *path != "snapshots"
+                    && *path != "lost+found"
             })
             .count(),
     }
+}
+
+/// Whether a path is a single name: that of a directory directly in the instances path.
+fn is_one_name(path: &OsStr) -> bool {
+    !path.is_empty() && !path.as_encoded_bytes().contains(&b'/')
 }
 
 /// Whose a directory is.
@@ -282,7 +287,7 @@ impl<'a> Instances<'a> {
         for instance in inventory.iter().flat_map(|it| &it.instances) {
             let names = listed_names(instance);
             let directories: Vec<&Directory> =
-                names.iter().filter_map(|name| evidence.directories.get(Path::new(name))).collect();
+                names.iter().filter_map(|name| evidence.directories.get(OsStr::new(name))).collect();
             let hosts: Vec<&str> = instance.texts(Text::Host).collect();
             let is_counted = !directories.is_empty()
                 || if hosts.is_empty() {
@@ -326,7 +331,7 @@ impl<'a> Instances<'a> {
         Self { subdirectory_name: &evidence.layout.subdirectory_name, counted, owners, images }
     }
 
-    fn role(&self, directory: &Path) -> Role {
+    fn role(&self, directory: &OsStr) -> Role {
         let top = Evidence::top_name(directory);
         if top.as_encoded_bytes().starts_with(self.subdirectory_name.as_encoded_bytes()) || top.is_empty() {
             Role::Neither
@@ -396,7 +401,7 @@ impl<'a> Disks<'a> {
             let full_path = || evidence.layout.instances_path.join(path);
             if let Some(problem) = &directory.problem
                 // mkfs makes it, only root can read it, and nova never looks into it.
-                && path.as_os_str() != "lost+found"
+                && path != "lost+found"
             {
                 disks.note(full_path(), problem, !left_out);
             }

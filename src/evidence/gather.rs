@@ -1,6 +1,7 @@
 //! Reads an instances path into [`Evidence`], with many calls under way at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -157,7 +158,7 @@ pub(super) struct Walker<'a> {
 /// What a walk over all directories found.
 pub(super) struct Walk {
     /// The directories that were not known, or have changed since.
-    pub(super) read: BTreeMap<PathBuf, Directory>,
+    pub(super) read: BTreeMap<OsString, Directory>,
     /// Why the walk came to no end, if it did not.
     pub(super) restless: Option<String>,
     /// How often the instances path was listed.
@@ -172,45 +173,47 @@ impl Walker<'_> {
     ///
     /// # Errors
     /// Where the instances path cannot be listed.
-    pub(super) fn walk<'k>(&self, known: impl Fn(&Path) -> Option<&'k Directory> + Sync) -> Result<Walk> {
-        let mut read: BTreeMap<PathBuf, Directory> = BTreeMap::new();
+    pub(super) fn walk<'k>(&self, known: impl Fn(&OsStr) -> Option<&'k Directory> + Sync) -> Result<Walk> {
+        let mut read: BTreeMap<OsString, Directory> = BTreeMap::new();
         for rounds in 1..=MOST_ROUNDS {
             let before = Stamp::of(&self.layout.instances_path)?;
             let root = self.list_root()?;
             let mut quiet = true;
-            let mut present = BTreeSet::from([PathBuf::new()]);
-            let mut level: Vec<(PathBuf, bool)> = root
+            // What an earlier round read; what is not there any more is left in it.
+            let mut earlier = std::mem::take(&mut read);
+            let mut level: Vec<(OsString, bool)> = root
                 .subdirectories
                 .iter()
                 .filter(|it| it.name != self.layout.subdirectory_name && it.name != "locks")
-                .map(|it| (PathBuf::from(&it.name), it.is_link))
+                .map(|it| (it.name.clone(), it.is_link))
                 .collect();
-            read.insert(PathBuf::new(), root);
+            read.insert(OsString::new(), root);
             while !level.is_empty() {
                 let results = in_parallel(&level, self.progress, |(path, is_link)| {
-                    self.read_directory(path, *is_link, read.get(path).or_else(|| known(path)))
+                    self.read_directory(path, *is_link, earlier.get(path).or_else(|| known(path)))
                 });
                 let mut deeper = Vec::new();
                 for ((path, _), result) in level.into_iter().zip(results) {
-                    match result {
+                    let directory = match result {
                         DirectoryRead::Vanished => {
                             quiet = false;
                             continue;
                         }
-                        DirectoryRead::Unchanged => {}
-                        DirectoryRead::Read(directory) => {
-                            read.insert(path.clone(), directory);
-                        }
-                    }
-                    if let Some(directory) = read.get(&path).or_else(|| known(&path)) {
+                        DirectoryRead::Unchanged => earlier.remove(&path),
+                        DirectoryRead::Read(directory) => Some(directory),
+                    };
+                    if let Some(directory) = directory.as_ref().or_else(|| known(&path)) {
                         let below = directory.subdirectories.iter();
-                        deeper.extend(below.map(|it| (path.join(&it.name), it.is_link)));
+                        deeper.extend(
+                            below.map(|it| (Path::new(&path).join(&it.name).into_os_string(), it.is_link)),
+                        );
                     }
-                    present.insert(path);
+                    if let Some(directory) = directory {
+                        read.insert(path, directory);
+                    }
                 }
                 level = deeper;
             }
-            read.retain(|path, _| present.contains(path));
             // A listing that was under way during a rename may show neither name.
             if quiet && before.is_same_listing(Stamp::of(&self.layout.instances_path)?) {
                 return Ok(Walk { read, restless: None, rounds });
@@ -223,7 +226,7 @@ impl Walker<'_> {
     /// Lists the instances path itself, and reads the files that lie directly in it.
     fn list_root(&self) -> Result<Directory> {
         for _ in 1..=MOST_ROUNDS {
-            if let DirectoryRead::Read(root) = self.read_directory(Path::new(""), false, None) {
+            if let DirectoryRead::Read(root) = self.read_directory(OsStr::new(""), false, None) {
                 if let Some(problem) = root.problem {
                     bail!(
                         "cannot list the instances path {}: {problem}",
@@ -239,7 +242,7 @@ impl Walker<'_> {
         )
     }
 
-    fn read_directory(&self, below: &Path, is_link: bool, known: Option<&Directory>) -> DirectoryRead {
+    fn read_directory(&self, below: &OsStr, is_link: bool, known: Option<&Directory>) -> DirectoryRead {
         let path = self.layout.instances_path.join(below);
         let mut directory = Directory { is_link, ..Directory::default() };
         let stamp = match Stamp::of(&path) {
@@ -271,9 +274,9 @@ impl Walker<'_> {
     }
 
     /// Lists a directory and reads the disks in it; `false` where one has vanished.
-    fn list(&self, path: &Path, below: &Path, directory: &mut Directory) -> io::Result<bool> {
+    fn list(&self, path: &Path, below: &OsStr, directory: &mut Directory) -> io::Result<bool> {
         // Only these two have directories that matter: an instance's disks lie directly in its own.
-        let is_deep = below.as_os_str().is_empty() || below.as_os_str() == "snapshots";
+        let is_deep = below.is_empty() || below == "snapshots";
         for entry in fs_err::read_dir(path)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -349,7 +352,10 @@ impl Evidence {
         let Some(below) = self.below_instances_path(path) else { return false };
         below.parent().is_some_and(|parent| {
             parent.as_os_str() == self.layout.subdirectory_name
-                || self.directories.get(parent).is_some_and(|it| !it.is_link && it.problem.is_none())
+                || self
+                    .directories
+                    .get(parent.as_os_str())
+                    .is_some_and(|it| !it.is_link && it.problem.is_none())
         })
     }
 
@@ -360,7 +366,9 @@ impl Evidence {
         for component in path.strip_prefix(&self.layout.instances_path).ok()?.components() {
             match component {
                 Component::Normal(name) => below.push(name),
-                Component::ParentDir if self.directories.get(&below).is_some_and(|it| !it.is_link) => {
+                Component::ParentDir
+                    if self.directories.get(below.as_os_str()).is_some_and(|it| !it.is_link) =>
+                {
                     if !below.pop() {
                         return None;
                     }

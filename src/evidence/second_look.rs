@@ -18,7 +18,7 @@ use super::{Directory, Disk, Evidence};
 pub struct SecondLook<'a> {
     evidence: &'a Evidence,
     /// Directories that are new, or have changed, since the evidence was gathered.
-    newer: BTreeMap<PathBuf, Directory>,
+    newer: BTreeMap<OsString, Directory>,
     /// Files that disks name which the evidence does not have, and one of those disks.
     named: BTreeMap<OsString, PathBuf>,
     /// Something new that could not be read, so that it may name anything.
@@ -88,7 +88,7 @@ impl<'a> SecondLook<'a> {
         Ok(())
     }
 
-    fn known(&self, path: &Path) -> Option<&Directory> {
+    fn known(&self, path: &OsStr) -> Option<&Directory> {
         self.newer.get(path).or_else(|| self.evidence.directories.get(path))
     }
 }
