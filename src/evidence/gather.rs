@@ -1,13 +1,19 @@
 //! Reads an instances path into [`Evidence`], with many calls under way at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::dir::{Dir, Type};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{self, FsType};
 
 use super::disk::{self, DiskRead};
@@ -21,6 +27,9 @@ const THREADS: usize = 16;
 
 /// How often the instances path is listed again because something that had been listed was gone.
 const MOST_ROUNDS: usize = 32;
+
+/// How directories are opened.
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// How long a chain of files outside the instances path is followed.
 const LONGEST_CHAIN: usize = 64;
@@ -67,15 +76,18 @@ pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) ->
         restless: walk.restless,
         rounds: walk.rounds,
     };
-    let references = evidence
+    // Each is named by many disks, and most lie in the cache.
+    let references: HashSet<&OsStr> = evidence
         .directories
         .values()
         .flat_map(|it| &it.disks)
         .map(|it| &it.references)
         .chain(evidence.cache.iter().flat_map(|it| it.files.values()).map(|it| &it.references))
         .flatten()
-        .filter(|it| !evidence.is_covered(it));
-    let wave = references.chain(&evidence.domain_disks).cloned().collect();
+        .map(|it| it.as_os_str())
+        .collect();
+    let elsewhere = references.into_iter().map(Path::new).filter(|it| !evidence.is_covered(it));
+    let wave = elsewhere.map(Path::to_owned).chain(evidence.domain_disks.iter().cloned()).collect();
     evidence.links = follow_links(wave, |path| evidence.is_covered(path), progress);
     Ok(evidence)
 }
@@ -177,7 +189,10 @@ impl Walker<'_> {
         let mut read: BTreeMap<OsString, Directory> = BTreeMap::new();
         for rounds in 1..=MOST_ROUNDS {
             let before = Stamp::of(&self.layout.instances_path)?;
-            let root = self.list_root()?;
+            let at = open(&self.layout.instances_path, DIRECTORY, Mode::empty())
+                .with_context(|| format!("cannot open {}", self.layout.instances_path.display()))?;
+            let at = at.as_fd();
+            let root = self.list_root(at)?;
             let mut quiet = true;
             // What an earlier round read; what is not there any more is left in it.
             let mut earlier = std::mem::take(&mut read);
@@ -190,7 +205,7 @@ impl Walker<'_> {
             read.insert(OsString::new(), root);
             while !level.is_empty() {
                 let results = in_parallel(&level, self.progress, |(path, is_link)| {
-                    self.read_directory(path, *is_link, earlier.get(path).or_else(|| known(path)))
+                    self.read_directory(at, path, *is_link, earlier.get(path).or_else(|| known(path)))
                 });
                 let mut deeper = Vec::new();
                 for ((path, _), result) in level.into_iter().zip(results) {
@@ -224,9 +239,9 @@ impl Walker<'_> {
     }
 
     /// Lists the instances path itself, and reads the files that lie directly in it.
-    fn list_root(&self) -> Result<Directory> {
+    fn list_root(&self, at: BorrowedFd<'_>) -> Result<Directory> {
         for _ in 1..=MOST_ROUNDS {
-            if let DirectoryRead::Read(root) = self.read_directory(OsStr::new(""), false, None) {
+            if let DirectoryRead::Read(root) = self.read_directory(at, OsStr::new(""), false, None) {
                 if let Some(problem) = root.problem {
                     bail!(
                         "cannot list the instances path {}: {problem}",
@@ -242,77 +257,110 @@ impl Walker<'_> {
         )
     }
 
-    fn read_directory(&self, below: &OsStr, is_link: bool, known: Option<&Directory>) -> DirectoryRead {
+    /// Reads a directory by its path below the instances path, which `at` is open on.
+    fn read_directory(
+        &self,
+        at: BorrowedFd<'_>,
+        below: &OsStr,
+        is_link: bool,
+        known: Option<&Directory>,
+    ) -> DirectoryRead {
         let path = self.layout.instances_path.join(below);
-        let mut directory = Directory { is_link, ..Directory::default() };
-        let stamp = match Stamp::of(&path) {
-            Ok(stamp) => stamp,
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_there(&path) => {
-                return DirectoryRead::Vanished;
-            }
-            Err(error) => {
-                directory.problem = Some(disk::reason(&error));
-                return DirectoryRead::Read(directory);
-            }
-        };
-        if known.is_some_and(|it| it.problem.is_none() && it.stamp == Some(stamp) && stamp.settled) {
+        if let Some(known) = known
+            && known.problem.is_none()
+            // To ask is cheaper than to open.
+            && Stamp::of(&path).is_ok_and(|stamp| stamp.settled && known.stamp == Some(stamp))
+        {
             return DirectoryRead::Unchanged;
         }
-        directory.stamp = Some(stamp);
-        if self.cache == Some(stamp.identity) {
-            directory.is_cache = true;
-            return DirectoryRead::Read(directory);
-        }
-        match self.list(&path, below, &mut directory) {
+        let mut directory = Directory { is_link, ..Directory::default() };
+        match self.list(at, &path, below, &mut directory) {
             Ok(true) => {}
             Ok(false) => return DirectoryRead::Vanished,
-            Err(error) if error.kind() == ErrorKind::NotFound => return DirectoryRead::Vanished,
+            // A link that leads nowhere is there all the same.
+            Err(error) if error.kind() == ErrorKind::NotFound && !(is_link && is_there(&path)) => {
+                return DirectoryRead::Vanished;
+            }
             Err(error) => directory.problem = Some(disk::reason(&error)),
         }
-        directory.disks.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        directory.disks.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
         DirectoryRead::Read(directory)
     }
 
     /// Lists a directory and reads the disks in it; `false` where one has vanished.
-    fn list(&self, path: &Path, below: &OsStr, directory: &mut Directory) -> io::Result<bool> {
+    fn list(
+        &self,
+        at: BorrowedFd<'_>,
+        path: &Path,
+        below: &OsStr,
+        directory: &mut Directory,
+    ) -> io::Result<bool> {
         // Only these two have directories that matter: an instance's disks lie directly in its own.
         let is_deep = below.is_empty() || below == "snapshots";
-        for entry in fs_err::read_dir(path)? {
+        let below = if below.is_empty() { OsStr::new(".") } else { below };
+        let opened = File::from(openat(at, below, DIRECTORY, Mode::empty())?);
+        let stamp = Stamp::from(&opened.metadata()?);
+        directory.stamp = Some(stamp);
+        if self.cache == Some(stamp.identity) {
+            directory.is_cache = true;
+            return Ok(true);
+        }
+        let mut listing = Dir::from_fd(opened.into())?;
+        let mut disks = Vec::new();
+        for entry in listing.iter() {
             let entry = entry?;
-            let name = entry.file_name();
-            if disk::is_never_a_disk(&name) {
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." || disk::is_never_a_disk(name) {
                 continue;
             }
-            let path = entry.path();
-            let entry_type = entry.file_type()?;
-            let is_link = entry_type.is_symlink();
-            let file_type = if is_link {
-                match fs_err::metadata(&path) {
-                    Ok(metadata) => metadata.file_type(),
+            let path = path.join(name);
+            let mut entry_type = match entry.file_type() {
+                Some(known) => known,
+                None => type_of(&fs_err::symlink_metadata(&path)?),
+            };
+            let is_link = entry_type == Type::Symlink;
+            if is_link {
+                entry_type = match fs_err::metadata(&path) {
+                    Ok(metadata) => type_of(&metadata),
                     // Among directories a link that leads nowhere is a directory that cannot be read.
-                    Err(_) if is_deep => {
-                        directory.subdirectories.push(Subdirectory { name, is_link });
-                        continue;
-                    }
+                    Err(_) if is_deep => Type::Directory,
                     Err(error) => {
                         directory.disks.push(disk::dangling(path, &error));
                         continue;
                     }
+                };
+            }
+            match entry_type {
+                Type::Directory if is_deep => {
+                    directory.subdirectories.push(Subdirectory { name: name.to_owned(), is_link });
                 }
-            } else {
-                entry_type
-            };
-            if file_type.is_dir() && is_deep {
-                directory.subdirectories.push(Subdirectory { name, is_link });
-            } else if file_type.is_file() {
-                match disk::read(path) {
-                    DiskRead::Disk(disk) => directory.disks.push(disk),
-                    DiskRead::NotADisk => {}
-                    DiskRead::Missing => return Ok(false),
-                }
+                Type::File => disks.push(path),
+                _ => {}
+            }
+        }
+        for path in disks {
+            match disk::read_in(listing.as_fd(), path) {
+                DiskRead::Disk(disk) => directory.disks.push(disk),
+                DiskRead::NotADisk => {}
+                DiskRead::Missing => return Ok(false),
             }
         }
         Ok(true)
+    }
+}
+
+/// What an entry is, as listings say it.
+fn type_of(metadata: &Metadata) -> Type {
+    let file_type = metadata.file_type();
+    if file_type.is_symlink() {
+        Type::Symlink
+    } else if file_type.is_dir() {
+        Type::Directory
+    } else if file_type.is_file() {
+        Type::File
+    } else {
+        // It does not matter which: none of them is a disk.
+        Type::Socket
     }
 }
 
@@ -386,16 +434,18 @@ impl Stamp {
         if !metadata.is_dir() {
             return Err(ErrorKind::NotADirectory.into());
         }
-        let stat = Stat::from(&metadata);
-        Ok(Self {
-            identity: stat.identity,
-            mtime: stat.mtime,
-            settled: stat.mtime.age_at(Timestamp::now()) > SETTLED_AFTER,
-        })
+        Ok(Self::from(&metadata))
     }
 
     fn is_same_listing(self, other: Self) -> bool {
         self.identity == other.identity && self.mtime == other.mtime
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(metadata: &Metadata) -> Self {
+        let Stat { identity, mtime, .. } = metadata.into();
+        Self { identity, mtime, settled: mtime.age_at(Timestamp::now()) > SETTLED_AFTER }
     }
 }
 
