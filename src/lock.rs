@@ -59,7 +59,8 @@
 //! open is ever seen. A lock file that prune made has an mtime of its own ([`MADE_BY_PRUNE`]), and so has one of nova's
 //! that prune is about to remove ([`GOES_WITH_ITS_FILE`]): the next run finds them by that and removes them, the latter
 //! only if the cache file has gone, along with temporary files. No mark is data: on a full disk an inode can still be
-//! touched. A cache file that is gone while its `.info` is there leaves an `.info` file alone, which is judged as such.
+//! touched. A cache file that is gone while its `.info` is there leaves an `.info` file alone, which is judged as such;
+//! it was made old before, so that it need not wait for another minimum age.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -23,6 +24,9 @@ use crate::evidence::{Evidence, Identity, SecondLook, Stat};
 use crate::lock::{HeldLock, Locks, is_open_in_qemu};
 use crate::plan::Plan;
 use crate::verdict::{Judged, Judgement, Verdict};
+
+/// The mtime of an `.info` file whose file is going, in seconds since 1970: 2001-09-09T01:46:40Z.
+const LONG_AGO: libc::time_t = 1_000_000_000;
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -227,10 +231,14 @@ impl<'a> Removal<'a> {
             Ok(_) => return (changed_file(judged), None),
             Err(error) => return (failed(error), None),
         }
+        let aged_info = info.and_then(|info| self.age_info(info));
         if let Err(error) = self.unlink(judged.name) {
+            if let Some(aged_info) = aged_info {
+                aged_info.give_back();
+            }
             return (failed(error), None);
         }
-        let info_done = info.map(|info| match self.remove_info(info) {
+        let info_done = info.map(|info| match self.remove_info(info, aged_info.as_ref()) {
             Ok(done) => done,
             Err(error) => Done {
                 outcome: Outcome::Failed,
@@ -304,9 +312,27 @@ impl<'a> Removal<'a> {
         }
     }
 
-    fn remove_info(&self, info: &Judged<'_>) -> Result<Done> {
+    /// Makes an `.info` file old, just before its file goes: a kill between the two leaves it alone, and alone it has
+    /// the minimum age of an original. `None` where that cannot be done; then the next run may have to wait for it.
+    fn age_info(&self, info: &Judged<'_>) -> Option<AgedInfo> {
+        // What a link leads to is not ours to change.
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let file = File::from(openat(&self.cache_dir, info.name, flags, Mode::empty()).ok()?);
+        let metadata = file.metadata().ok()?;
+        if !is_as_judged(info, Stat::from(&metadata)) {
+            return None;
+        }
+        futimens(&file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::new(LONG_AGO, 0)).ok()?;
+        Some(AgedInfo { file, mtime: TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()) })
+    }
+
+    fn remove_info(&self, info: &Judged<'_>, aged: Option<&AgedInfo>) -> Result<Done> {
+        let aged = aged.map(|it| it.file.metadata()).transpose()?.map(|it| Stat::from(&it));
         match self.stat(info.name)? {
-            Some(stat) if is_as_judged(info, stat) => self.unlink(info.name)?,
+            Some(stat) if is_as_judged(info, stat) || aged.is_some_and(|it| it.is_unchanged(stat)) => {
+                self.unlink(info.name)?;
+            }
             // Whoever removed it did what was to be done.
             None => {}
             Some(_) => return Ok(changed_file(info)),
@@ -331,6 +357,21 @@ impl<'a> Removal<'a> {
             Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// An `.info` file that was made old.
+struct AgedInfo {
+    file: File,
+    /// What its mtime was.
+    mtime: TimeSpec,
+}
+
+impl AgedInfo {
+    /// Undoes it, as its file stays.
+    fn give_back(self) {
+        // As it stays, its age is that of its file.
+        let _no_matter = futimens(&self.file, &TimeSpec::new(0, libc::UTIME_OMIT), &self.mtime);
     }
 }
 
