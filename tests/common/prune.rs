@@ -94,7 +94,7 @@ pub fn prune_command_at<A: AsRef<OsStr>>(
 }
 
 /// The same command under strace with these arguments; what strace has to say goes to `strace.log` beside the
-/// instances path.
+/// instances path. It follows the main thread alone, which does everything but to read headers.
 pub fn under_strace<A: AsRef<OsStr>>(
     world: &World,
     args: impl IntoIterator<Item = A>,
@@ -102,7 +102,7 @@ pub fn under_strace<A: AsRef<OsStr>>(
 ) -> Command {
     let mut strace = Command::new(tool("strace", "strace"));
     strace.env_clear().current_dir(world.outside());
-    strace.args(["-f", "-qq", "-o"]).arg(strace_log(world)).args(args).arg("--");
+    strace.args(["-qq", "-o"]).arg(strace_log(world)).args(args).arg("--");
     strace.arg(command.get_program()).args(command.get_args());
     strace
 }
