@@ -256,6 +256,9 @@ fn codes_of_warnings() -> BTreeSet<String> {
             let code = |it: &str| it.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned);
             codes.extend(arguments.filter_map(code));
         }
+        // Some stand in a table.
+        let lacking = source.split("\"lacks_").skip(1).filter_map(|it| it.split('"').next());
+        codes.extend(lacking.map(|it| format!("lacks_{it}")));
     }
     codes
 }

@@ -1,0 +1,365 @@
+//! Every command of the README, of the man pages' examples and of the help texts runs as it is written.
+//!
+//! What stands between a command as it is written and as it runs here: absolute paths lead into a directory of the
+//! test's own, which holds a copy of `tests/demo` as `/var/lib/nova/instances`, a `nova.conf`, domain XML and the other
+//! places that the commands name; `servers.json` and `images.txt` lie in the working directory; and `nova-imagecache`
+//! is told that path, and that it runs on compute-1, where the command does not say it. `cargo run --release --` is
+//! the binary under test. sudo, docker, ansible and openstack are stand-ins that check how they are called and run
+//! what they are told to.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use clap::CommandFactory as _;
+use common::{DAY, list, set_age, text, tool};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The directories of a real host that the commands name.
+const PLACES: [&str; 6] = ["/etc/", "/var/lib/", "/var/log/", "/root/", "/usr/bin/", "/usr/local/bin/"];
+
+const WRAPPER: &str = r#"#!/bin/sh
+case "$1" in
+    explain|prune) case " $* " in *" --host "*|*" --config-file "*) ;; *) set -- "$@" --host compute-1 ;; esac ;;
+esac
+case " $* " in *" -p "*|*" --config-file "*|" fname "*) ;; *) set -- "$@" -p "$SCENE/var/lib/nova/instances" ;; esac
+exec "$PROGRAM" "$@"
+"#;
+
+const SUDO: &str = r#"#!/bin/sh
+[ "$1 $2" = "-u nova" ] || exit 97
+shift 2
+exec "$@"
+"#;
+
+const DOCKER: &str = r#"#!/bin/sh
+case "$1" in
+    cp) [ $# = 3 ] && [ "$3" = "nova_libvirt:/usr/local/bin/" ] || exit 97 ;;
+    exec) [ "$2" = nova_libvirt ] || exit 97; shift 2; exec "$@" ;;
+    *) exit 97 ;;
+esac
+"#;
+
+/// One host, compute-1. `fetch` puts a file where the real one does.
+const ANSIBLE: &str = r#"#!/bin/sh
+[ $# = 6 ] && [ "$1 $2 $3 $5" = "compute --become -m -a" ] || exit 97
+case "$4" in
+    shell) exec sh -c "$6" ;;
+    fetch)
+        src=${6#src=}; dest=${src#* dest=}; src=${src% dest=*}
+        to=$dest/compute-1${src#"$SCENE"}
+        mkdir -p "$(dirname "$to")" && cp "$src" "$to" ;;
+    *) exit 97 ;;
+esac
+"#;
+
+const OPENSTACK: &str = r#"#!/bin/sh
+[ "$*" = "server list --all-projects --long -f json" ] || exit 97
+cat "$SCENE/openstack.json"
+"#;
+
+/// A host to run commands on.
+struct Scene {
+    directory: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scene = Self { directory: tempfile::tempdir().unwrap() };
+        let demo = root().join("tests/demo");
+        let instances = scene.path("var/lib/nova/instances");
+        copy(&demo.join("instances"), &instances);
+        // The file that the examples ask for by its name.
+        scene.write("var/lib/nova/instances/_base/0d5e6b61602d758984b3bf038267614d6016eb2a", "an image");
+        for file in fs_err::read_dir(instances.join("_base")).unwrap() {
+            set_age(&file.unwrap().path(), 2 * DAY);
+        }
+        copy(&demo.join("instances"), &scene.path("var/lib/docker/volumes/nova_compute/_data/instances"));
+        copy(&demo, &scene.path("work/tests/demo"));
+        let inventory = fs_err::read_to_string(demo.join("inventory.json")).unwrap();
+        scene.write("work/servers.json", &inventory);
+        let instances_of_demo: Value = serde_json::from_str(&inventory).unwrap();
+        scene.write(
+            "openstack.json",
+            &json!(list(&instances_of_demo).iter().map(as_listed).collect::<Vec<_>>()).to_string(),
+        );
+        for instance in list(&instances_of_demo).iter().filter(|it| it["host"] == "compute-1") {
+            let file = format!("etc/libvirt/qemu/{}.xml", text(&instance["name"]));
+            scene.write(&file, &domain(instance, &instances));
+        }
+        let images: Vec<_> = list(&instances_of_demo).iter().map(|it| text(&it["image_ref"])).collect();
+        scene.write("work/images.txt", &(images.join("\n") + "\n"));
+        let conf = format!("[DEFAULT]\ninstances_path = {}\nhost = compute-1\n", instances.display());
+        scene.write("etc/nova/nova.conf", &conf);
+        for directory in ["var/log", "var/lib/prometheus/node-exporter", "root"] {
+            fs_err::create_dir_all(scene.path(directory)).unwrap();
+        }
+        for (name, script) in [
+            ("nova-imagecache", WRAPPER),
+            ("sudo", SUDO),
+            ("docker", DOCKER),
+            ("ansible", ANSIBLE),
+            ("openstack", OPENSTACK),
+        ] {
+            let file = format!("usr/bin/{name}");
+            scene.write(&file, script);
+            fs_err::set_permissions(scene.path(file), PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        scene
+    }
+
+    fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    fn write(&self, below: &str, text: &str) {
+        let path = self.path(below);
+        fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+        fs_err::write(path, text).unwrap();
+    }
+
+    /// Leads the absolute paths of a script here.
+    fn redirect(&self, script: &str) -> String {
+        let mut redirected = String::new();
+        let mut rest = script;
+        while let Some(next) = rest.chars().next() {
+            let begins = redirected.chars().last().is_none_or(|it| " \n=>'\"".contains(it));
+            if begins && PLACES.iter().any(|place| rest.starts_with(place)) {
+                redirected.push_str(self.directory.path().to_str().unwrap());
+            }
+            redirected.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+        redirected.replace("cargo run --release -- ", "nova-imagecache ")
+    }
+
+    /// Runs a script as written, with these exceptions, and stops at its first error.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        tool("jq", "jq");
+        let path = std::env::var("PATH").unwrap();
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", &self.redirect(script)])
+            .env_clear()
+            .env("PATH", format!("{}:{path}", self.path("usr/bin").display()))
+            .env("SCENE", self.directory.path())
+            .env("PROGRAM", assert_cmd::cargo::cargo_bin!("nova-imagecache"))
+            .current_dir(self.path("work"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{script}\n{}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn said(output: &Output) -> String {
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{}\n{stdout}\n{stderr}", output.status)
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs_err::create_dir_all(to.parent().unwrap()).unwrap();
+    let status = Command::new("cp").arg("-R").args([from, to]).status().unwrap();
+    assert!(status.success(), "cp {from:?} {to:?}");
+}
+
+/// An instance as `openstack server list --long` shows it.
+fn as_listed(instance: &Value) -> Value {
+    json!({
+        "ID": instance["uuid"], "Name": "a display name", "Status": "ACTIVE", "Task State": null, "Power State": 1,
+        "Networks": {}, "Image Name": "an image", "Image ID": instance["image_ref"], "Flavor Name": "m1.small",
+        "Availability Zone": "nova", "Host": instance["host"], "Properties": {}
+    })
+}
+
+/// An instance as nova describes it to libvirt.
+fn domain(instance: &Value, instances: &Path) -> String {
+    let uuid = text(&instance["uuid"]);
+    let disk = instances.join(&uuid).join("disk");
+    format!(
+        "<domain type='kvm'><name>{}</name><uuid>{uuid}</uuid><metadata>\
+         <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'>\
+         <nova:flavor name='m1.small'><nova:swap>{}</nova:swap><nova:ephemeral>{}</nova:ephemeral></nova:flavor>\
+         <nova:root type='image' uuid='{}'/></nova:instance></metadata>\
+         <devices><disk type='file' device='disk'><source file='{}'/></disk></devices></domain>",
+        text(&instance["name"]),
+        instance["swap_mb"].as_u64().unwrap_or(0),
+        instance["ephemeral_gb"].as_u64().unwrap_or(0),
+        text(&instance["image_ref"]),
+        disk.display()
+    )
+}
+
+/// The blocks of the README that are fenced as that language.
+fn readme(language: &str) -> Vec<String> {
+    let readme = fs_err::read_to_string(root().join("README.md")).unwrap();
+    let mut blocks = Vec::new();
+    let mut parts = readme.split("```");
+    while let (Some(_), Some(block)) = (parts.next(), parts.next()) {
+        let (fence, body) = block.split_once('\n').unwrap();
+        if fence == language {
+            blocks.push(body.to_owned());
+        }
+    }
+    blocks
+}
+
+#[test]
+fn every_command_of_the_readme_runs() {
+    let scene = Scene::new();
+    let blocks = readme("sh");
+    assert!(blocks.len() > 15, "{blocks:#?}");
+    for block in blocks.iter().filter(|it| it.trim() != "tests/run") {
+        let stdout = scene.run(block);
+        let last = block.trim().lines().last().unwrap();
+        // The last command prints something, unless it writes a file.
+        let is_quiet = last.contains('>') || last.contains("docker cp") || last.contains("fetch");
+        assert!(is_quiet || !stdout.trim().is_empty(), "prints nothing: {block}");
+    }
+    let metrics =
+        fs_err::read_to_string(scene.path("var/lib/prometheus/node-exporter/imagecache.prom")).unwrap();
+    assert_eq!(metrics.lines().filter(|it| it.starts_with("# TYPE ")).count(), 4, "{metrics}");
+    for line in metrics.lines().filter(|it| !it.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("nova_imagecache_") && value.parse::<u64>().is_ok(), "{line}");
+    }
+    assert!(metrics.contains("nova_imagecache_files{verdict=\"in_use\"} "), "{metrics}");
+}
+
+#[test]
+fn the_readmes_second_command_is_there_to_run() {
+    assert_eq!(readme("sh").iter().filter(|it| it.trim() == "tests/run").count(), 1);
+    let script = root().join("tests/run");
+    assert!(fs_err::metadata(&script).unwrap().permissions().mode() & 0o111 == 0o111);
+    let check = Command::new("bash").arg("-n").arg(&script).output().unwrap();
+    assert!(check.status.success(), "{}", said(&check));
+}
+
+#[test]
+fn the_recipe_for_a_fleet_adds_up_every_hosts_json() {
+    let scene = Scene::new();
+    let recipe = readme("sh").into_iter().find(|it| it.contains("jq -s")).unwrap();
+    let explain = "nova-imagecache explain --inventory servers.json -f json";
+    scene.run(&format!(
+        "for n in 1 2; do mkdir -p audit/$n/root; {explain} > audit/$n/root/imagecache.json; done"
+    ));
+    let one: Value = serde_json::from_str(&scene.run(explain)).unwrap();
+    let sum: Value = serde_json::from_str(&scene.run(&recipe)).unwrap();
+    let removable = one["summary"]["by_verdict"]["removable"]["disk_bytes"].as_u64().unwrap();
+    assert!(removable > 0, "{one:#}");
+    assert_eq!(sum["hosts"], 2);
+    assert_eq!(sum["removable_bytes"], 2 * removable);
+    assert_eq!(sum["incomplete"], json!([]));
+    assert_eq!(sum["missing"], 2 * list(&one["missing"]).len());
+}
+
+#[test]
+fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
+    let scene = Scene::new();
+    let [crontab] = &readme("crontab")[..] else { panic!("not one crontab") };
+    let jobs: Vec<&str> =
+        crontab.lines().filter(|it| it.starts_with(|first: char| first.is_ascii_digit())).collect();
+    assert_eq!(jobs.len(), 1, "{crontab}");
+    let mut fields = jobs[0].splitn(7, ' ');
+    for most in [59, 23, 31, 12, 7] {
+        let field = fields.next().unwrap();
+        assert!(field == "*" || field.parse::<u32>().is_ok_and(|it| it <= most), "{field}");
+    }
+    assert_eq!(fields.next(), Some("root"));
+    let command = fields.next().unwrap();
+    assert!(!command.contains('%'), "cron ends the line there: {command}");
+    assert_eq!(scene.run(command), "");
+    let log = fs_err::read_to_string(scene.path("var/log/nova-imagecache.log")).unwrap();
+    assert!(log.lines().last().unwrap().contains(", removed "), "{log}");
+}
+
+#[test]
+fn the_units_of_the_readme_are_units_and_their_command_runs() {
+    let scene = Scene::new();
+    let units = readme("ini");
+    assert_eq!(units.len(), 2);
+    for line in units.iter().flat_map(|it| it.lines()).filter(|it| !it.is_empty()) {
+        let is_section = ["[Unit]", "[Service]", "[Timer]", "[Install]"].contains(&line);
+        assert!(
+            is_section
+                || line.split_once('=').is_some_and(|(key, value)| {
+                    key.chars().all(|it| it.is_ascii_alphabetic()) && !value.trim().is_empty()
+                }),
+            "{line}"
+        );
+    }
+    let command = units[0].lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let table = scene.run(command);
+    assert!(table.lines().last().unwrap().contains(", removed "), "{table}");
+}
+
+#[test]
+fn the_table_of_the_readme_is_what_the_demo_prints() {
+    let scene = Scene::new();
+    let [shown] = &readme("text")[..] else { panic!("not one table") };
+    let command = readme("sh").into_iter().find(|it| it.contains("--as-of +2h")).unwrap();
+    // Without the sizes, which are the filesystem's, and the order that follows from them; and without what differs
+    // between the page, which shows a terminal of 80 columns, and a pipe.
+    let normal = |table: &str| {
+        let mut words: Vec<&str> =
+            table.split([' ', '\n', '(', ')', ',']).filter(|it| !it.is_empty()).collect();
+        words.retain(|it| {
+            it.parse::<f64>().is_err() && !["B", "KiB", "MiB", "AGE", "WHY", "2h", "old;"].contains(it)
+        });
+        words.sort_unstable();
+        words.join("\n")
+    };
+    let instances = scene.path("work/tests/demo/instances");
+    let printed = scene.run(&command).replace(instances.to_str().unwrap(), "/var/lib/nova/instances");
+    assert!(normal(shown) == normal(&printed), "it is now:\n{printed}");
+}
+
+#[test]
+fn every_example_of_the_man_pages_runs() {
+    let mut count = 0;
+    for entry in fs_err::read_dir(root().join("man")).unwrap() {
+        let page = entry.unwrap().path();
+        if page.is_dir() {
+            continue;
+        }
+        let scene = Scene::new();
+        let mut printed = String::new();
+        for block in examples_of(&fs_err::read_to_string(&page).unwrap()) {
+            if ["nova-imagecache ", "openstack "].iter().any(|program| block.starts_with(program)) {
+                printed = scene.run(&block);
+                count += 1;
+            } else {
+                assert_eq!(block, printed, "{}", page.display());
+            }
+        }
+    }
+    assert!(count >= 14, "{count}");
+}
+
+/// What stands between `.EX` and `.EE` in the section EXAMPLES.
+fn examples_of(page: &str) -> Vec<String> {
+    let Some((_, section)) = page.split_once(".SH EXAMPLES\n") else { return Vec::new() };
+    let section = section.split("\n.SH ").next().unwrap();
+    let blocks = section.split(".EX\n").skip(1).map(|it| it.split(".EE\n").next().unwrap());
+    blocks.map(|it| it.replace("\\-", "-").replace("\\(aq", "'").replace("\\e", "\\")).collect()
+}
+
+#[test]
+fn every_example_of_the_help_texts_runs() {
+    let command = nova_imagecache::cli::Cli::command();
+    for command in std::iter::once(&command).chain(command.get_subcommands()) {
+        let help = command.get_after_help().unwrap().to_string();
+        let examples: Vec<&str> =
+            help.lines().filter(|line| line.starts_with("  nova-imagecache ")).collect();
+        assert!(!examples.is_empty(), "{help}");
+        Scene::new().run(&examples.join("\n"));
+    }
+}
