@@ -304,7 +304,7 @@ impl<'a> Instances<'a> {
                 };
             if is_counted {
                 // An inventory may have a million names of which a few are directories here.
-                for name in names.into_iter().filter(|it| evidence.directories.contains_key(Path::new(it))) {
+                for name in names.into_iter().filter(|it| evidence.directories.contains_key(OsStr::new(it))) {
                     owners.entry(name.into()).or_default().push(counted.len());
                 }
                 let is_local = hosts.is_empty() || hosts.contains(&policy.host.as_str());
