@@ -54,7 +54,10 @@ pub fn layout(global: &Global, conf: &NovaConf) -> Result<Layout> {
         global.subdirectory_name.clone().or_else(|| conf.subdirectory_name.clone().map(OsString::from));
     let subdirectory_name = subdirectory_name.unwrap_or_else(|| SUBDIRECTORY_NAME.into());
     if !is_plain_name(&subdirectory_name) || subdirectory_name == "locks" {
-        bail!("subdirectory name {}: name a directory under the instances path", subdirectory_name.display());
+        bail!(
+            "--subdirectory-name, or nova.conf's subdirectory_name, is {}: name a directory under the instances path",
+            subdirectory_name.display()
+        );
     }
     Ok(Layout {
         instances_path: std::path::absolute(&instances_path)
