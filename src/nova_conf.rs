@@ -470,6 +470,16 @@ mod tests {
     }
 
     #[test]
+    fn a_long_chain_of_references_is_read_or_refused() {
+        for (length, expected) in [(400, Some("/end")), (100_000, None)] {
+            let links: String = (0..length).map(|it| format!("a{it}=$a{}\n", it + 1)).collect();
+            let conf = read(&[&format!("[DEFAULT]\ninstances_path=/$a0\n{links}a{length}=end\n")]);
+            let path = conf.ok().and_then(|it| it.instances_path);
+            assert_eq!(path, expected.map(PathBuf::from), "{length}");
+        }
+    }
+
+    #[test]
     fn later_files_win_even_by_former_names_and_in_one_file_the_present_name() {
         for (files, expected) in [
             (&["[image_cache]\nsubdirectory_name=a\nsubdirectory_name=b"][..], "b"),
