@@ -107,7 +107,7 @@ fn an_inventory_that_cannot_be_read_is_named() {
     }
     let inventory = world.inventory(&json!([]));
     world.give_to_nobody();
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o0);
     fs_err::set_permissions(&inventory, mode).unwrap();
     let mut command = world.as_nobody();
     command.args(["explain", "-p"]).arg(world.instances_path()).arg("--inventory").arg(&inventory);
