@@ -17,11 +17,7 @@ use serde_json::Value;
 
 /// What the README shows first, after `cargo run --release -- `.
 fn command_of_the_readme() -> Vec<String> {
-    let readme = fs_err::read_to_string(repository().join("README.md")).unwrap_or_else(|_| {
-        "cargo run --release -- explain -p tests/demo/instances --inventory tests/demo/inventory.json --host compute-1 \
-         --as-of +2h"
-            .into()
-    });
+    let readme = fs_err::read_to_string(repository().join("README.md")).unwrap();
     let command = readme.lines().find_map(|line| line.trim().strip_prefix("cargo run --release -- "));
     command.expect("no cargo run --release in README.md").split_whitespace().map(String::from).collect()
 }
