@@ -359,7 +359,6 @@ fn no_file_that_a_disk_names_is_removable_and_with_an_unreadable_disk_nothing_is
             TestCaseError::fail(why)
         })
     });
-    drop(cell);
     if let Err(error) = result {
         panic!("{error}");
     }
