@@ -183,7 +183,8 @@ pub fn judge<'a>(
     now: Timestamp,
 ) -> Judgement<'a> {
     let instances = Instances::count(evidence, inventory, policy);
-    let disks = Disks::sort(evidence, &instances, policy);
+    let roles: Vec<Role> = evidence.directories.keys().map(|path| instances.role(path)).collect();
+    let disks = Disks::sort(evidence, &instances, &roles, policy);
     let mut unreadable = disks.unreadable;
     let complete = disks.complete
         && evidence.restless.is_none()
@@ -217,10 +218,11 @@ pub fn judge<'a>(
         unlisted_directories: evidence
             .directories
             .iter()
-            .filter(|(path, directory)| {
-                is_one_name(path) && !directory.is_cache && instances.role(path) == Role::Unlisted
+            .zip(&roles)
+            .filter(|((path, directory), role)| {
+                is_one_name(path) && !directory.is_cache && **role == Role::Unlisted
             })
-            .map(|(path, _)| path.as_os_str())
+            .map(|((path, _), _)| path.as_os_str())
             .collect(),
         unreadable,
         complete,
@@ -228,10 +230,11 @@ pub fn judge<'a>(
         directories_with_disks: evidence
             .directories
             .iter()
-            .filter(|(path, directory)| {
+            .zip(&roles)
+            .filter(|((path, directory), role)| {
                 is_one_name(path)
                     && !directory.disks.is_empty()
-                    && instances.role(path) != Role::Neither
+                    && **role != Role::Neither
                     && *path != "snapshots"
                     && *path != "lost+found"
             })
@@ -260,7 +263,7 @@ struct Instances<'a> {
     subdirectory_name: &'a OsStr,
     counted: Vec<Counted<'a>>,
     /// Directories by name and the instances that own them, as indices into `counted`.
-    owners: HashMap<OsString, Vec<usize>>,
+    owners: HashMap<&'a OsStr, Vec<usize>>,
     /// Used images by the fingerprint of their id.
     images: BTreeMap<String, ImageUse<'a>>,
 }
@@ -283,11 +286,13 @@ struct ImageUse<'a> {
 impl<'a> Instances<'a> {
     fn count(evidence: &'a Evidence, inventory: Option<&'a Inventory>, policy: &Policy) -> Self {
         let mut counted = Vec::new();
-        let mut owners: HashMap<OsString, Vec<usize>> = HashMap::new();
+        let mut owners: HashMap<&OsStr, Vec<usize>> = HashMap::new();
         for instance in inventory.iter().flat_map(|it| &it.instances) {
-            let names = listed_names(instance);
-            let directories: Vec<&Directory> =
-                names.iter().filter_map(|name| evidence.directories.get(OsStr::new(name))).collect();
+            // An inventory may have a million names of which a few are directories here.
+            let directories: Vec<(&OsString, &Directory)> = listed_names(instance)
+                .iter()
+                .filter_map(|name| evidence.directories.get_key_value(OsStr::new(&**name)))
+                .collect();
             let hosts: Vec<&str> = instance.texts(Text::Host).collect();
             let is_counted = !directories.is_empty()
                 || if hosts.is_empty() {
@@ -303,10 +308,10 @@ impl<'a> Instances<'a> {
                             .map_or(true, |nodes| hosts.iter().any(|host| nodes.contains(*host)))
                 };
             if is_counted {
-                // An inventory may have a million names of which a few are directories here.
-                for name in names.into_iter().filter(|it| evidence.directories.contains_key(OsStr::new(it))) {
-                    owners.entry(name.into()).or_default().push(counted.len());
+                for (name, _) in &directories {
+                    owners.entry(name).or_default().push(counted.len());
                 }
+                let directories = directories.into_iter().map(|(_, directory)| directory).collect();
                 let is_local = hosts.is_empty() || hosts.contains(&policy.host.as_str());
                 counted.push(Counted { instance, id: instance.id(), is_local, directories });
             }
@@ -356,19 +361,22 @@ impl<'a> Instances<'a> {
 
 /// The names that directories of an instance have: its uuid and its name, and these and `_resize` while nova may have
 /// renamed them (nova's `get_instance_path` and `_resize` in nova/virt/libvirt/driver.py).
-fn listed_names(instance: &Instance) -> BTreeSet<String> {
+fn listed_names(instance: &Instance) -> Vec<Cow<'_, str>> {
     let resizing = ["resize_prep", "resize_migrating", "resize_migrated", "resize_finish"];
     let is_resizing = instance.texts(Text::TaskState).any(|state| resizing.contains(&state))
         || instance.texts(Text::VmState).any(|state| state == "resized");
-    let mut names = BTreeSet::new();
+    let mut names = Vec::new();
     for name in instance.directory_names() {
-        for name in [name.to_owned(), name.to_ascii_lowercase()] {
+        let lower = name.bytes().any(|it| it.is_ascii_uppercase()).then(|| name.to_ascii_lowercase());
+        for name in [Some(Cow::from(name)), lower.map(Cow::from)].into_iter().flatten() {
             if is_resizing {
-                names.insert(format!("{name}_resize"));
+                names.push(format!("{name}_resize").into());
             }
-            names.insert(name);
+            names.push(name);
         }
     }
+    names.sort_unstable();
+    names.dedup();
     names
 }
 
@@ -393,10 +401,9 @@ struct Named<'a> {
 
 impl<'a> Disks<'a> {
     /// Follows every disk to the files that it stands on.
-    fn sort(evidence: &'a Evidence, instances: &Instances<'a>, policy: &Policy) -> Self {
+    fn sort(evidence: &'a Evidence, instances: &Instances<'a>, roles: &[Role], policy: &Policy) -> Self {
         let mut disks = Self { named: HashMap::new(), unreadable: Vec::new(), complete: true };
-        for (path, directory) in &evidence.directories {
-            let role = instances.role(path);
+        for ((path, directory), &role) in evidence.directories.iter().zip(roles) {
             let left_out = role == Role::Unlisted && policy.ignore_unlisted;
             let full_path = || evidence.layout.instances_path.join(path);
             if let Some(problem) = &directory.problem
@@ -450,8 +457,9 @@ impl<'a> Disks<'a> {
         let mut next = vec![disk];
         while let Some(current) = next.pop() {
             for reference in &current.references {
-                for path in [&current.path, &disk.path] {
-                    self.name(evidence, reference, Cow::Borrowed(path), is_unlisted, owners);
+                self.name(evidence, reference, Cow::Borrowed(&current.path), is_unlisted, owners);
+                if !std::ptr::eq(current, disk) {
+                    self.name(evidence, reference, Cow::Borrowed(&disk.path), is_unlisted, owners);
                 }
                 if let Some(link) = evidence.links.get(reference)
                     && seen.insert(reference)
