@@ -76,7 +76,7 @@ pub fn check_evidence(
         return Ok(());
     }
     if let Some(why) = inventory.and_then(|it| it.incomplete.first()) {
-        bail!("refused: the inventory is incomplete: {why}");
+        bail!("refused: the inventory is incomplete: {why}: take it anew, with all cells up and all pages");
     }
     if inventory.is_some_and(|it| names_hosts(it) && !is_in_inventory(it, &policy.host))
         && evidence

@@ -129,7 +129,11 @@ impl Locks {
         let directory = match open(&path, flags, Mode::empty()) {
             Ok(directory) => directory,
             Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(errno).with_context(|| format!("cannot open {}", path.display())),
+            Err(errno) => {
+                return Err(errno).with_context(|| {
+                    format!("cannot open {}: run this as root or as nova's user", path.display())
+                });
+            }
         };
         let instances = fs_err::metadata(&layout.instances_path)?;
         let owner = (Uid::from_raw(instances.uid()), Gid::from_raw(instances.gid()));
@@ -145,8 +149,9 @@ impl Locks {
             if let Some(locks) = Self::open(layout)? {
                 return Ok(locks);
             }
-            make_directory(layout)
-                .with_context(|| format!("cannot make {}", layout.locks_dir().display()))?;
+            make_directory(layout).with_context(|| {
+                format!("cannot make {}: run this as root or as nova's user", layout.locks_dir().display())
+            })?;
         }
     }
 

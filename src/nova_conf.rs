@@ -44,9 +44,10 @@ pub fn load(paths: &[PathBuf]) -> Result<NovaConf> {
         let mut text = Vec::new();
         fs_err::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut text)?;
         if text.len() as u64 > LONGEST_FILE {
-            bail!("{name}: is larger than {LONGEST_FILE} bytes, which no nova.conf is");
+            bail!("{name}: is larger than {LONGEST_FILE} bytes, which no nova.conf is: name another file");
         }
-        let text = String::from_utf8(text).map_err(|_| anyhow!("{name}: is not UTF-8"))?;
+        let text = String::from_utf8(text)
+            .map_err(|_| anyhow!("{name}: is not UTF-8: convert it, as iconv -t UTF-8 does"))?;
         files.push((name, text));
     }
     parse(&files)
@@ -220,7 +221,7 @@ impl Conf<'_> {
     fn value_within(&self, wanted: Wanted<'_>, within: &[(&str, &str)]) -> Result<Option<String>> {
         let id = (wanted.group, wanted.name);
         if within.contains(&id) {
-            bail!("[{}] {}: stands for itself", wanted.group, wanted.name);
+            bail!("[{}] {}: stands for itself: give it a value of its own", wanted.group, wanted.name);
         }
         let within = &[within, &[id]].concat();
         let found = self.find(wanted);
@@ -259,12 +260,12 @@ impl Conf<'_> {
             rest = after;
             replaced.push_str(&self.reference(name, within)?);
             if replaced.len() > LONGEST_VALUE {
-                bail!("is longer than {LONGEST_VALUE} bytes");
+                bail!("is longer than {LONGEST_VALUE} bytes: shorten it");
             }
         }
         replaced.push_str(rest);
         if replaced.len() > LONGEST_VALUE {
-            bail!("is longer than {LONGEST_VALUE} bytes");
+            bail!("is longer than {LONGEST_VALUE} bytes: shorten it");
         }
         Ok(replaced)
     }
@@ -274,7 +275,7 @@ impl Conf<'_> {
         let group = within.last().map_or("DEFAULT", |(group, _)| group);
         self.substitutions.set(self.substitutions.get() + 1);
         if self.substitutions.get() > MOST_SUBSTITUTIONS {
-            bail!("${name}: more than {MOST_SUBSTITUTIONS} references");
+            bail!("${name}: more than {MOST_SUBSTITUTIONS} references: write its value out");
         }
         let wanted = match name.split_once('.') {
             // oslo.config knows no group of that name.
@@ -311,14 +312,14 @@ fn split_name(text: &str) -> (&str, &str) {
 fn convert(kind: Kind, text: String) -> Result<Option<String>> {
     Ok(match kind {
         Kind::Text => Some(text),
-        Kind::Host if text.is_empty() => bail!("is empty"),
+        Kind::Host if text.is_empty() => bail!("is empty: give it a value, or remove the line"),
         Kind::Host => Some(text.strip_suffix('.').unwrap_or(&text).to_owned()),
         Kind::Seconds if trim(&text).is_empty() => None,
         Kind::Seconds => Some(seconds(trim(&text))?.to_string()),
         Kind::Flag => match text.to_lowercase().as_str() {
             "true" | "1" | "on" | "yes" => Some("True".into()),
             "false" | "0" | "off" | "no" => Some("False".into()),
-            _ => bail!("{text:?} is none of true, false, yes, no, on, off, 1 and 0"),
+            _ => bail!("{text:?} is none of true, false, yes, no, on, off, 1 and 0: write one of these"),
         },
     })
 }
@@ -328,7 +329,7 @@ fn seconds(text: &str) -> Result<u64> {
     let digits = text.strip_prefix('+').unwrap_or(text);
     let is_plain = digits.split('_').all(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()));
     if !is_plain {
-        bail!("{text:?} is no number of seconds, zero or more");
+        bail!("{text:?} is no number of seconds: write zero or more");
     }
     digits.replace('_', "").parse().with_context(|| format!("{text} seconds"))
 }
@@ -356,7 +357,9 @@ fn sections<'a>(file: &'a str, text: &str) -> Result<Sections<'a>> {
         let wrong = |what: &str| anyhow!("{file}: line {number}: {what}: {:?}", shortened(line));
         if line.starts_with([' ', '\t']) {
             let Some((_, value)) = &mut open else {
-                return Err(wrong("is indented, and there is no value above that it goes on with"));
+                return Err(wrong(
+                    "is indented, and there is no value above that it goes on with: remove the blanks before it",
+                ));
             };
             value.text.push('\n');
             value.text.push_str(line.trim_start_matches(is_space));
@@ -393,7 +396,7 @@ fn close<'a>(
     if let Some((key, value)) = open {
         let section = section.ok_or_else(|| {
             anyhow!(
-                "{}: line {}: {}: stands before the first section",
+                "{}: line {}: {}: stands before the first section: write [DEFAULT] above it",
                 value.file,
                 value.line,
                 shortened(&key)
@@ -522,7 +525,7 @@ mod tests {
         for (text, expected) in [
             ("\n a = b", "1.conf: line 2: is indented"),
             ("[DEFAULT]\na = b\n\n  c", "1.conf: line 4: is indented"),
-            ("a = b\n", "1.conf: line 1: a: stands before the first section"),
+            ("a = b\n", "1.conf: line 1: a: stands before the first section: write [DEFAULT] above it"),
             ("[DEFAULT\n", "1.conf: line 1: a section must end with ]"),
             ("[DEFAULT] # all\n", "a section must end with ]"),
             ("[]\n", "a section must have a name"),
@@ -537,9 +540,15 @@ mod tests {
             ("[DEFAULT]\ninstances_path = $STATE_PATH\n", "$STATE_PATH: stands for"),
             ("[DEFAULT]\ninstances_path = ${DEFAULT.state_path}\n", "$DEFAULT.state_path: stands for"),
             ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: stands for"),
-            ("[DEFAULT]\ninstances_path = $instances_path\n", "[DEFAULT] instances_path: stands for itself"),
-            ("[DEFAULT]\ninstances_path = $a\na=$b\nb=$a", "[DEFAULT] a: stands for itself"),
-            (&many, "more than 500 references"),
+            (
+                "[DEFAULT]\ninstances_path = $instances_path\n",
+                "[DEFAULT] instances_path: stands for itself: give it a value of its own",
+            ),
+            (
+                "[DEFAULT]\ninstances_path = $a\na=$b\nb=$a",
+                "[DEFAULT] a: stands for itself: give it a value of its own",
+            ),
+            (&many, "more than 500 references: write its value out"),
             (&long, "is longer than 4096 bytes"),
             (
                 "[libvirt]\nremove_unused_resized_minimum_age_seconds = 1h\n",

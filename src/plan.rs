@@ -52,7 +52,8 @@ impl Plan {
     /// # Errors
     /// Those of [`Plan::parse`], and where the file cannot be read.
     pub fn load(file: &Path, layout: &Layout) -> Result<Self> {
-        let text = fs_err::read(file).context("cannot read the plan")?;
+        let text = fs_err::read(file)
+            .context("cannot read the plan: name what prune --dry-run --format json printed")?;
         Self::parse(&text, layout).with_context(|| format!("plan {}", file.display()))
     }
 
@@ -80,7 +81,11 @@ impl Plan {
             bail!("{WHAT}: make it with that command");
         }
         if document.instances_path != layout.instances_path || document.cache_dir != layout.cache_dir() {
-            bail!("made for {}, not for {}", document.cache_dir.display(), layout.cache_dir().display());
+            bail!(
+                "made for {}, not for {}: make it anew",
+                document.cache_dir.display(),
+                layout.cache_dir().display()
+            );
         }
         let mut files = HashMap::new();
         for (index, file) in document.files.into_iter().enumerate() {
@@ -90,12 +95,12 @@ impl Plan {
             let row = index + 1;
             let name = match file.name_bytes {
                 None => file.name.into(),
-                Some(hex) => {
-                    from_hex(&hex).with_context(|| format!("files: row {row}: \"name_bytes\": not hex"))?
-                }
+                Some(hex) => from_hex(&hex).with_context(|| {
+                    format!("files: row {row}: \"name_bytes\": not hex: make the plan anew")
+                })?,
             };
             let (Some(size_bytes), Some(mtime)) = (file.size_bytes, file.mtime) else {
-                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\"");
+                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\": make the plan anew");
             };
             files.insert(name, PlannedFile { size_bytes, mtime });
         }

@@ -25,6 +25,9 @@ use crate::time::Timestamp;
 /// How many opens and reads are under way at once. Not for the processor's sake: on slow storage each call waits.
 const THREADS: usize = 16;
 
+/// The error of a directory that is closed to this user.
+const CANNOT_LIST: &str = "cannot list the cache directory: run this as root or as nova's user";
+
 /// How often the instances path is listed again because something that had been listed was gone.
 const MOST_ROUNDS: usize = 32;
 
@@ -59,7 +62,10 @@ pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) ->
     let metadata = fs_err::metadata(&layout.instances_path)
         .context("no instances path: name it with --instances-path")?;
     if !metadata.is_dir() {
-        bail!("instances path {}: not a directory", layout.instances_path.display());
+        bail!(
+            "instances path {}: not a directory: name another with --instances-path",
+            layout.instances_path.display()
+        );
     }
     // The cache first: a file that a new instance begins to use while we read was then seen before its disk.
     let cache = read_cache(layout, progress)?;
@@ -106,14 +112,20 @@ pub fn read_cache(layout: &Layout, progress: &Progress) -> Result<Option<Cache>>
                 .context("no instances path that can be listed: name it with --instances-path")?;
             return Ok(None);
         }
-        Err(error) => return Err(error).context("cannot look into the cache directory"),
+        Err(error) => {
+            return Err(error)
+                .context("cannot look into the cache directory: run this as root or as nova's user");
+        }
     };
     if !metadata.is_dir() {
-        bail!("cache directory {}: not a directory", cache_dir.display());
+        bail!(
+            "cache directory {}: not a directory: name another with --subdirectory-name",
+            cache_dir.display()
+        );
     }
     let mut names = Vec::new();
-    for entry in fs_err::read_dir(&cache_dir).context("cannot list the cache directory")? {
-        names.push(entry.context("cannot list the cache directory")?.file_name());
+    for entry in fs_err::read_dir(&cache_dir).context(CANNOT_LIST)? {
+        names.push(entry.context(CANNOT_LIST)?.file_name());
     }
     let files = in_parallel(&names, progress, |name| read_cache_file(&cache_dir.join(name)));
     Ok(Some(Cache {
@@ -244,7 +256,7 @@ impl Walker<'_> {
             if let DirectoryRead::Read(root) = self.read_directory(at, OsStr::new(""), false, None) {
                 if let Some(problem) = root.problem {
                     bail!(
-                        "cannot list the instances path {}: {problem}",
+                        "cannot list the instances path {}: {problem}: run this as root or as nova's user",
                         self.layout.instances_path.display()
                     );
                 }
@@ -252,7 +264,7 @@ impl Walker<'_> {
             }
         }
         bail!(
-            "instances path {}: its files kept vanishing while they were read",
+            "instances path {}: its files kept vanishing while they were read: run this again",
             self.layout.instances_path.display()
         )
     }

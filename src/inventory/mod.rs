@@ -210,7 +210,8 @@ fn open(file: &Path) -> Result<Box<dyn Read>> {
     if is_stdin(file) {
         return Ok(Box::new(std::io::stdin().lock()));
     }
-    Ok(Box::new(fs_err::File::open(file)?))
+    let opened = fs_err::File::open(file);
+    Ok(Box::new(opened.context("cannot be opened: name a file that this user may read")?))
 }
 
 /// The longest domain XML read, in bytes. libvirt's own files have some ten thousand; parsed, they take up to twenty
@@ -227,7 +228,7 @@ fn load_domains(path: &Path, host: &str) -> Result<Source> {
         let text = read_domain(path)?;
         libvirt::parse(&text, host, &mut source)
             .and_then(|is_domain| if is_domain { Ok(()) } else { bail!("is no domain XML") })
-            .with_context(|| path.display().to_string())?;
+            .with_context(|| format!("{}: not as virsh dumpxml prints it", path.display()))?;
         return Ok(source);
     }
     let mut files = xml_files(path)?;
@@ -241,7 +242,8 @@ fn load_domains(path: &Path, host: &str) -> Result<Source> {
         let metadata = fs_err::metadata(&file)?;
         if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
             let text = read_domain(&file)?;
-            libvirt::parse(&text, host, &mut source).with_context(|| file.display().to_string())?;
+            libvirt::parse(&text, host, &mut source)
+                .with_context(|| format!("{}: not as virsh dumpxml prints it", file.display()))?;
         }
     }
     Ok(source)
