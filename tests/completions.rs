@@ -1,5 +1,12 @@
 //! Each completion is loaded by its real shell, on a terminal of its own, and completes what is typed there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

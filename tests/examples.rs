@@ -7,6 +7,13 @@
 //! the binary under test. sudo, docker, ansible and openstack are stand-ins that check how they are called and run
 //! what they are told to.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::os::unix::fs::PermissionsExt;

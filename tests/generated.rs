@@ -1,6 +1,13 @@
 //! The man pages and completions in the tree are those of the command line as it is: the option parts are made from
 //! clap's definition, the rest from `man/sections/`. And they say all that there is to say.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,12 @@
 //! Tables as people see them: on a real terminal, made by script(1), and in a pipe.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 
 use std::process::Command;

@@ -227,8 +227,10 @@ fn load_domains(path: &Path, host: &str) -> Result<Source> {
     if !fs_err::metadata(path)?.is_dir() {
         let text = read_domain(path)?;
         libvirt::parse(&text, host, &mut source)
-            .and_then(|is_domain| if is_domain { Ok(()) } else { bail!("is no domain XML") })
-            .with_context(|| format!("{}: not as virsh dumpxml prints it", path.display()))?;
+            .and_then(|is_domain| {
+                if is_domain { Ok(()) } else { bail!("is no domain XML: name what virsh dumpxml prints") }
+            })
+            .with_context(|| path.display().to_string())?;
         return Ok(source);
     }
     let mut files = xml_files(path)?;
@@ -242,8 +244,7 @@ fn load_domains(path: &Path, host: &str) -> Result<Source> {
         let metadata = fs_err::metadata(&file)?;
         if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
             let text = read_domain(&file)?;
-            libvirt::parse(&text, host, &mut source)
-                .with_context(|| format!("{}: not as virsh dumpxml prints it", file.display()))?;
+            libvirt::parse(&text, host, &mut source).with_context(|| file.display().to_string())?;
         }
     }
     Ok(source)
