@@ -692,7 +692,9 @@ impl<'a> Judge<'a, '_> {
     }
 
     fn missing(&self) -> Vec<Missing<'a>> {
-        let is_there = |name: &OsStr| self.evidence.cache_file(name).is_some_and(|it| it.is_file);
+        // One that cannot be examined is there, too.
+        let is_there =
+            |name: &OsStr| self.evidence.cache_file(name).is_some_and(|it| it.is_file || it.stat.is_err());
         let mut missing: BTreeMap<OsString, Vec<Reason<'a>>> = BTreeMap::new();
         for (fingerprint, image) in &self.instances.images {
             if is_there(OsStr::new(fingerprint)) {
