@@ -55,6 +55,17 @@ fn disk_read(path: PathBuf, read: io::Result<Option<References>>) -> DiskRead {
     }
 }
 
+/// Reads the header of a file that a header names: what is no regular file is not even opened, for to open some devices
+/// is to act. One that opens and closes a watchdog resets the machine.
+pub(super) fn read_named(path: PathBuf) -> DiskRead {
+    match fs_err::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => read(path),
+        Ok(_) => DiskRead::NotADisk,
+        Err(error) if error.kind() == ErrorKind::NotFound => DiskRead::Missing,
+        Err(error) => DiskRead::Disk(disk(path, Vec::new(), Some(reason(&error)))),
+    }
+}
+
 /// A link in the place of a disk that cannot be followed.
 pub(super) fn dangling(path: PathBuf, error: &io::Error) -> Disk {
     disk(path, Vec::new(), Some(format!("a link that cannot be followed: {}", reason(error))))
@@ -146,7 +157,7 @@ fn fill(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 /// Whether the `disk.info` beside a file, which nova writes, says that it is raw.
 ///
 /// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count.
-fn is_raw_by_disk_info(disk: &Path) -> bool {
+pub(super) fn is_raw_by_disk_info(disk: &Path) -> bool {
     let info = disk.with_file_name("disk.info");
     let Ok(metadata) = fs_err::metadata(&info) else { return false };
     if !metadata.is_file() || metadata.len() > LARGEST_DISK_INFO {

@@ -1,6 +1,6 @@
 //! Reads an instances path into [`Evidence`], with many calls under way at once.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
@@ -36,6 +36,10 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::
 
 /// How long a chain of files outside the instances path is followed.
 const LONGEST_CHAIN: usize = 64;
+
+/// How many files outside the instances path are read a step, at least. A chain is a line, so that there are never more
+/// than at the first step; only paths that name themselves in several ways become more and more.
+const LINKS_A_STEP: usize = 256;
 
 /// How much of `compute_nodes` is read, in bytes.
 const LARGEST_COMPUTE_NODES: u64 = 1 << 24;
@@ -82,18 +86,10 @@ pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) ->
         restless: walk.restless,
         rounds: walk.rounds,
     };
-    // Each is named by many disks, and most lie in the cache.
-    let references: HashSet<&OsStr> = evidence
-        .directories
-        .values()
-        .flat_map(|it| &it.disks)
-        .map(|it| &it.references)
-        .chain(evidence.cache.iter().flat_map(|it| it.files.values()).map(|it| &it.references))
-        .flatten()
-        .map(|it| it.as_os_str())
-        .collect();
-    let elsewhere = references.into_iter().map(Path::new).filter(|it| !evidence.is_covered(it));
-    let wave = elsewhere.map(Path::to_owned).chain(evidence.domain_disks.iter().cloned()).collect();
+    let disks = evidence.directories.values().flat_map(|it| &it.disks);
+    let of_cache = evidence.cache.iter().flat_map(|it| it.files.values()).flat_map(|it| &it.references);
+    let mut wave = elsewhere(disks, |path| evidence.is_covered(path));
+    wave.extend(of_cache.filter(|it| !evidence.is_covered(it)).chain(&evidence.domain_disks).cloned());
     evidence.links = follow_links(wave, |path| evidence.is_covered(path), progress);
     Ok(evidence)
 }
@@ -376,6 +372,28 @@ fn type_of(metadata: &Metadata) -> Type {
     }
 }
 
+/// The files that disks name and that lie in none of the directories.
+pub(super) fn elsewhere<'a>(
+    disks: impl IntoIterator<Item = &'a Disk>,
+    is_covered: impl Fn(&Path) -> bool,
+) -> BTreeSet<PathBuf> {
+    // Each is named by many disks, and most lie in the cache.
+    let mut covered: HashMap<&OsStr, bool> = HashMap::new();
+    let mut paths = BTreeSet::new();
+    for disk in disks {
+        let mut references = disk
+            .references
+            .iter()
+            .filter(|it| !*covered.entry(it.as_os_str()).or_insert_with(|| is_covered(it)))
+            .peekable();
+        // A raw disk stands on nothing. What is in it is the guest's, who must not lead us about the host.
+        if references.peek().is_some() && !disk::is_raw_by_disk_info(&disk.path) {
+            paths.extend(references.cloned());
+        }
+    }
+    paths
+}
+
 /// Reads the files that disks name and that lie in none of the directories, and those that they name in turn.
 pub(super) fn follow_links(
     mut wave: BTreeSet<PathBuf>,
@@ -383,24 +401,29 @@ pub(super) fn follow_links(
     progress: &Progress,
 ) -> BTreeMap<PathBuf, Disk> {
     let mut links: BTreeMap<PathBuf, Disk> = BTreeMap::new();
+    let most = LINKS_A_STEP.max(2 * wave.len());
     for depth in 1.. {
         let paths: Vec<PathBuf> = wave.into_iter().filter(|it| !links.contains_key(it)).collect();
         if paths.is_empty() {
             break;
         }
-        let read = if depth > LONGEST_CHAIN {
-            let text = format!("a chain of more than {LONGEST_CHAIN} backing files leads here");
+        let read = if depth > LONGEST_CHAIN || paths.len() > most {
+            let text = if depth > LONGEST_CHAIN {
+                format!("a chain of more than {LONGEST_CHAIN} backing files leads here")
+            } else {
+                format!("a chain that branches into {} files leads here", paths.len())
+            };
             let problem = Some(Problem { text, is_missing: false });
             let unread = |path| Disk { path, references: Vec::new(), problem: problem.clone() };
             paths.into_iter().map(unread).collect()
         } else {
-            in_parallel(&paths, progress, |path| match disk::read(path.clone()) {
+            in_parallel(&paths, progress, |path| match disk::read_named(path.clone()) {
                 DiskRead::Disk(disk) => disk,
                 DiskRead::NotADisk => Disk { path: path.clone(), references: Vec::new(), problem: None },
                 DiskRead::Missing => disk::missing(path.clone()),
             })
         };
-        wave = read.iter().flat_map(|it| &it.references).filter(|it| !is_covered(it)).cloned().collect();
+        wave = elsewhere(&read, &is_covered);
         links.extend(read.into_iter().map(|link| (link.path.clone(), link)));
     }
     links

@@ -158,7 +158,7 @@ pub struct Directory {
     pub is_link: bool,
     /// Whether this is the cache directory under another name; then nothing else is said of it.
     pub is_cache: bool,
-    /// The regular files in it that may be disks, by path.
+    /// The regular files in it that may be disks, sorted by path.
     pub disks: Vec<Disk>,
     /// Why it could not be listed.
     pub problem: Option<String>,
@@ -166,6 +166,14 @@ pub struct Directory {
     subdirectories: Vec<Subdirectory>,
     /// What it looked like just before it was listed.
     stamp: Option<Stamp>,
+}
+
+impl Directory {
+    /// The disk of that path.
+    fn disk(&self, path: &Path) -> Option<&Disk> {
+        let index = self.disks.binary_search_by(|it| it.path.as_os_str().cmp(path.as_os_str())).ok()?;
+        self.disks.get(index)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,6 +234,6 @@ impl Evidence {
         self.is_named_as_cache(&link.path)
             // A broken instance of this host: there is nothing that could be read.
             || link.problem.as_ref().is_none_or(|it| it.is_missing)
-                && link.path.starts_with(&self.layout.instances_path)
+                && self.below_instances_path(&link.path).is_some()
     }
 }

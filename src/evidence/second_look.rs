@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::gather::{Progress, Walker, follow_links};
+use super::gather::{Progress, Walker, elsewhere, follow_links};
 use super::{Directory, Disk, Evidence};
 
 /// Evidence and all that has come to it since.
@@ -67,13 +67,12 @@ impl<'a> SecondLook<'a> {
                 doubts.push(text);
             }
             // A directory changes for many reasons; what was in it already is judged.
-            let is_new = |disk: &&Disk| known.is_none_or(|it| !it.disks.contains(disk));
+            let is_new = |disk: &&Disk| known.is_none_or(|it| it.disk(&disk.path) != Some(disk));
             news.extend(directory.disks.iter().filter(is_new).cloned());
             self.newer.insert(path, directory);
         }
         let is_covered = |path: &Path| self.evidence.is_covered(path);
-        let elsewhere = news.iter().flat_map(|it| &it.references).filter(|it| !is_covered(it));
-        let links = follow_links(elsewhere.cloned().collect(), is_covered, &progress);
+        let links = follow_links(elsewhere(&news, is_covered), is_covered, &progress);
         for disk in news.iter().chain(links.values()) {
             if let Some(problem) = &disk.problem
                 && !(links.contains_key(&disk.path) && self.evidence.hides_nothing(disk))
