@@ -3,9 +3,14 @@
 //! Whatever qemu-img names as backing file is named the same here, or the header is an error, which makes the evidence
 //! incomplete. The count is printed: `cargo test --test qcow2_differential -- --nocapture`.
 
-// Helpers outside of #[test] functions are tests all the same.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
 
+mod common;
 #[path = "common/hostile.rs"]
 mod hostile;
 
@@ -14,9 +19,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
-use hostile::{Numbers, tool};
+use common::tool;
+use hostile::Numbers;
 use nova_imagecache::{backing_name, qcow2};
 use serde_json::Value;
 
@@ -27,7 +33,7 @@ const SPOILT: usize = 1200;
 const LARGEST: u64 = 1 << 20;
 
 fn qemu_img(directory: &Path, args: &[impl AsRef<OsStr>]) -> Output {
-    tool("qemu-img", "qemu-utils").current_dir(directory).args(args).output().unwrap()
+    Command::new(tool("qemu-img", "qemu-utils")).current_dir(directory).args(args).output().unwrap()
 }
 
 /// What `qemu-img info` says of an image, or its refusal.

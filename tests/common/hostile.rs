@@ -1,182 +1,112 @@
-//! What the tests of hostile disks and broken storage share: a world to spoil, and a program that must end.
+//! What the tests of hostile disks and broken storage share: runs that must end, and headers no qemu-img would write.
 
-// Each test file takes what it needs.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
+use std::process::Command;
+use std::time::Duration;
 
-use serde_json::Value;
+use crate::common::{DAY, Run, World, list, text, tool};
 
-/// No run may take longer, however hostile what it reads is.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// No run may take longer, whatever it reads.
+pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// An instances path of its own, with a cache directory.
-pub struct World {
-    /// Removes everything at the end.
-    _directory: tempfile::TempDir,
-    /// The directory around the instances path, for what lies elsewhere.
-    pub outside: PathBuf,
-    /// The instances path.
-    pub instances: PathBuf,
+/// An instance with a disk on `a`, and `b`, which nothing needs: what a trap is laid beside.
+pub struct Bait {
+    pub world: World,
+    pub used: String,
+    pub unused: String,
 }
 
-impl World {
+impl Bait {
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let outside = fs_err::canonicalize(directory.path()).unwrap();
-        let instances = outside.join("instances");
-        fs_err::create_dir_all(instances.join("_base")).unwrap();
-        Self { _directory: directory, outside, instances }
+        let world = World::new();
+        let used = world.original("a", 90 * DAY);
+        let unused = world.original("b", 90 * DAY);
+        world.instance_disk("instance-00000001", &used);
+        Self { world, used, unused }
     }
 
-    pub fn base(&self, name: impl AsRef<OsStr>) -> PathBuf {
-        self.instances.join("_base").join(name.as_ref())
+    /// A path below the instances path.
+    pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
+        self.world.path(below)
     }
 
-    /// A cache file of 4 KiB, long unused.
-    pub fn old_base(&self, name: impl AsRef<OsStr>) -> PathBuf {
-        let path = self.base(name);
-        fs_err::write(&path, [0; 4096]).unwrap();
-        age(&path);
-        path
+    /// `explain -f json` by the disks alone, with more arguments.
+    #[track_caller]
+    pub fn explain(&self, args: &[&str]) -> Run {
+        limited(&self.world, "explain", &[&["-f", "json"], args].concat())
     }
 
-    /// A file in an instance directory, which is made where it is not there.
-    pub fn disk(&self, instance: impl AsRef<OsStr>, name: &str, content: &[u8]) -> PathBuf {
-        let directory = self.instances.join(instance.as_ref());
-        fs_err::create_dir_all(&directory).unwrap();
-        let path = directory.join(name);
-        fs_err::write(&path, content).unwrap();
-        path
+    /// `prune --disks-only -f json`, with more arguments.
+    #[track_caller]
+    pub fn prune(&self, args: &[&str]) -> Run {
+        limited(&self.world, "prune", &[&["-f", "json", "--disks-only"], args].concat())
     }
 
-    /// Everything below, with type, size and mtime, and what links say: equal before and after what changes nothing.
-    pub fn snapshot(&self) -> Vec<(PathBuf, String)> {
-        let mut entries = Vec::new();
-        let mut next = vec![self.outside.clone()];
-        while let Some(path) = next.pop() {
-            let metadata = fs_err::symlink_metadata(&path).unwrap();
-            if metadata.is_dir() {
-                next.extend(fs_err::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
-            }
-            let target = if metadata.is_symlink() { Some(fs_err::read_link(&path).unwrap()) } else { None };
-            let what = format!(
-                "{:?} {} {:?} {target:?}",
-                metadata.file_type(),
-                metadata.len(),
-                metadata.modified().ok()
-            );
-            entries.push((path, what));
-        }
-        entries.sort();
-        entries
-    }
-}
-
-/// Makes a file long unused.
-pub fn age(path: &Path) {
-    let long_ago = SystemTime::now() - Duration::from_secs(90 * 24 * 3600);
-    fs_err::OpenOptions::new().write(true).open(path).unwrap().into_file().set_modified(long_ago).unwrap();
-}
-
-/// An instance of an own inventory, on no particular host.
-pub fn inventory(uuids: &[&str]) -> String {
-    let rows: Vec<Value> = uuids.iter().map(|uuid| serde_json::json!({ "uuid": uuid })).collect();
-    Value::from(rows).to_string()
-}
-
-/// What a run said. It has ended by itself: with an exit code of the contract, and without a panic.
-pub struct Said {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Said {
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("no JSON: {error}\n{}\n{}", self.stdout, self.stderr))
+    /// Checks that the evidence is whole and a prune removes what nothing needs; returns what it said.
+    #[track_caller]
+    pub fn goes(&self, what: &str) -> Run {
+        let run = self.explain(&[]);
+        assert_eq!((run.code, run.verdict(&self.unused).as_str()), (0, "removable"), "{what}: {run:#?}");
+        assert_eq!(run.verdict(&self.used), "in_use", "{what}: {run:#?}");
+        let run = self.prune(&[]);
+        assert_eq!((run.code, run.outcome(&self.unused).as_str()), (0, "removed"), "{what}: {run:#?}");
+        assert!(self.world.base(&self.used).exists() && !self.world.base(&self.unused).exists(), "{what}");
+        run
     }
 
-    /// The verdict on a file, from the JSON.
-    pub fn verdict(&self, name: &str) -> String {
-        let json = self.json();
-        let files = json["files"].as_array().unwrap();
-        let file =
-            files.iter().find(|it| it["name"] == name).unwrap_or_else(|| panic!("no {name}: {json:#}"));
-        file["verdict"].as_str().unwrap().to_owned()
-    }
-
-    /// The files that one could remove, from the JSON.
-    pub fn removable(&self) -> Vec<String> {
-        let json = self.json();
-        let files = json["files"].as_array().unwrap().iter();
-        files
-            .filter(|it| it["verdict"] == "removable")
-            .map(|it| it["name"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// The paths that could not be read, from the JSON.
-    pub fn unreadable(&self) -> Vec<String> {
-        let json = self.json();
-        let paths = json["unreadable"].as_array().unwrap().iter();
-        paths.map(|it| it["path"].as_str().unwrap().to_owned()).collect()
+    /// Checks that the evidence is incomplete because of a path, and a prune removes nothing; returns why.
+    #[track_caller]
+    pub fn stays(&self, what: &str, path: &Path) -> String {
+        let run = self.explain(&[]);
+        assert_eq!((run.code, run.verdict(&self.unused).as_str()), (1, "unknown"), "{what}: {run:#?}");
+        assert_eq!(run.json()["complete"], false, "{what}: {run:#?}");
+        let path = path.to_string_lossy();
+        let json = run.json();
+        let found = list(&json["unreadable"]).iter().find(|it| it["path"] == *path);
+        let error = text(&found.unwrap_or_else(|| panic!("{what}: {path} is not named: {run:#?}"))["error"]);
+        assert!(run.stderr.contains("evidence is incomplete"), "{what}: {run:#?}");
+        let run = self.prune(&[]);
+        assert_eq!((run.code, run.outcome(&self.unused).as_str()), (1, "kept"), "{what}: {run:#?}");
+        assert!(self.world.base(&self.unused).exists(), "{what}");
+        error
     }
 }
 
-/// The program, with nothing of the environment of whoever runs the tests.
-pub fn program() -> assert_cmd::Command {
-    let mut command = assert_cmd::cargo_bin_cmd!("nova-imagecache");
-    command.env_clear().timeout(LIMIT);
-    command
-}
-
-pub fn run<I, S>(args: I) -> Said
-where
-    I: IntoIterator<Item = S>,
-    S: AsRef<OsStr>,
-{
-    said(&program().args(args).output().unwrap())
-}
-
-/// `explain` as JSON, with more arguments.
-pub fn explain(world: &World, args: &[&str]) -> Said {
-    let mut command = program();
-    command.args(["explain", "--host", "here", "--format", "json", "-p"]).arg(&world.instances).args(args);
-    said(&command.output().unwrap())
+/// A run that must end by itself, with an exit code of the contract and without a panic.
+#[track_caller]
+pub fn limited<A: AsRef<OsStr>>(world: &World, subcommand: &str, args: &[A]) -> Run {
+    let mut command = world.command();
+    command.timeout(LIMIT).arg(subcommand).arg("-p").arg(world.instances_path()).args(args);
+    sane(Run::of(&mut command))
 }
 
 /// Checks what holds for every run.
-pub fn said(output: &Output) -> Said {
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    let Some(code) = output.status.code() else {
-        panic!("did not end by itself within {LIMIT:?}: {}\n{stderr}", output.status)
-    };
-    assert!((0..=3).contains(&code), "exit code {code}\n{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    Said { code, stdout: String::from_utf8_lossy(&output.stdout).into_owned(), stderr }
+#[track_caller]
+pub fn sane(run: Run) -> Run {
+    assert!((0..=3).contains(&run.code) && !run.stderr.contains("panicked"), "{run:#?}");
+    run
 }
 
-/// Whether this is root, whom permissions do not stop.
-pub fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
-}
-
-/// A tool of the system that a test cannot do without.
-pub fn tool(name: &str, package: &str) -> Command {
-    let is_there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .any(|directory| directory.join(name).is_file());
-    assert!(is_there, "{name} is missing: apt-get install {package}");
-    Command::new(name)
+/// strace over the command and its threads, writing to `log`.
+pub fn strace(log: &Path, options: &[String]) -> Command {
+    let mut command = Command::new(tool("strace", "strace"));
+    command.env_clear().args(["-f", "-qq", "-o"]).arg(log).args(options);
+    command.arg(assert_cmd::cargo::cargo_bin!("nova-imagecache"));
+    command
 }
 
 /// A version 3 qcow2 header with 64 KiB clusters that names a backing file, and nothing else of an image.
-pub fn qcow2_naming(name: &[u8]) -> Vec<u8> {
+pub fn header_naming(name: impl AsRef<[u8]>) -> Vec<u8> {
+    let name = name.as_ref();
     let mut head = Vec::new();
     head.extend(b"QFI\xfb");
     head.extend(3_u32.to_be_bytes());
@@ -191,12 +121,7 @@ pub fn qcow2_naming(name: &[u8]) -> Vec<u8> {
     head
 }
 
-/// Like [`qcow2_naming`], for a path.
-pub fn overlay_on(backing_file: impl AsRef<Path>) -> Vec<u8> {
-    qcow2_naming(backing_file.as_ref().as_os_str().as_bytes())
-}
-
-/// A generator of numbers that are the same in every run: SplitMix64.
+/// Numbers that are the same in every run: SplitMix64.
 pub struct Numbers(pub u64);
 
 impl Numbers {
