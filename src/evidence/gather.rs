@@ -385,10 +385,15 @@ pub(super) fn elsewhere<'a>(
             .references
             .iter()
             .filter(|it| !*covered.entry(it.as_os_str()).or_insert_with(|| is_covered(it)))
+            // Where the cache goes by another name every disk names a file elsewhere: one of each name is asked.
+            .filter(|it| !paths.contains(*it))
+            .cloned()
+            .collect::<Vec<_>>()
+            .into_iter()
             .peekable();
         // A raw disk stands on nothing. What is in it is the guest's, who must not lead us about the host.
         if references.peek().is_some() && !disk::is_raw_by_disk_info(&disk.path) {
-            paths.extend(references.cloned());
+            paths.extend(references);
         }
     }
     paths
