@@ -133,13 +133,19 @@ impl Instance {
 }
 
 fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let mut seen: Vec<T> = Vec::new();
-    values.filter(move |value| {
-        let new = !seen.contains(value);
-        if new {
-            seen.push(*value);
+    // Nearly always there is only one, and that needs no memory.
+    let mut first: Option<T> = None;
+    let mut others: Vec<T> = Vec::new();
+    values.filter(move |value| match first {
+        None => {
+            first = Some(*value);
+            true
         }
-        new
+        Some(first) if first == *value || others.contains(value) => false,
+        Some(_) => {
+            others.push(*value);
+            true
+        }
     })
 }
 
