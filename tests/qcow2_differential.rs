@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::tool;
-use hostile::Numbers;
+use hostile::{Numbers, by_two};
 use nova_imagecache::{backing_name, qcow2};
 use serde_json::Value;
 
@@ -110,24 +110,6 @@ fn compare_data_files(theirs: &Value, ours: &qcow2::Header, how: &str) {
     let theirs = theirs["format-specific"]["data"]["data-file"].as_str().map(as_in_json);
     let ours = ours.data_file.as_deref().map(|it| as_in_json(&String::from_utf8_lossy(it)));
     assert_eq!(theirs, ours, "{how}: the data file");
-}
-
-/// Applies `work` to all items, two at a time.
-fn by_two<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
-    let (even, odd) = std::thread::scope(|scope| {
-        let half = |parity| {
-            let work = &work;
-            move || -> Vec<(usize, R)> {
-                let own = items.iter().enumerate().skip(parity).step_by(2);
-                own.map(|(index, item)| (index, work(index, item))).collect()
-            }
-        };
-        let odd = scope.spawn(half(1));
-        (half(0)(), odd.join().unwrap())
-    });
-    let mut results: Vec<_> = even.into_iter().chain(odd).collect();
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// An image that qemu-img is to make: options, and what it names.

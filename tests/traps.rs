@@ -12,18 +12,23 @@
 mod common;
 #[path = "common/hostile.rs"]
 mod hostile;
+#[path = "common/prune.rs"]
+mod prune;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use assert_cmd::cargo::cargo_bin;
 use common::{DAY, Run, Snapshot, World, overlay, set_age, set_mtime, text};
-use hostile::{Bait, LIMIT, header_naming, limited, sane, strace};
+use hostile::{Bait, LIMIT, header_naming, limited, sane};
 use nova_imagecache::cache_name::cache_file_name;
+use prune::{finish, strace_log, under_strace};
 use serde_json::json;
 
 /// Lays a trap of that kind at a path.
@@ -378,13 +383,11 @@ fn a_device_that_a_header_names_is_not_even_opened() {
     }
     overlay(&bait.path("instance-00000020/disk"), bait.world.outside().join("link"));
     symlink("/dev/full", bait.world.outside().join("link")).unwrap();
-    let log = bait.world.outside().join("strace");
-    let mut command = strace(&log, &["-e".into(), "trace=%file".into()]);
-    let output =
-        command.args(["explain", "-f", "json", "-p"]).arg(bait.world.instances_path()).output().unwrap();
-    let run = sane(Run::from(output)).exits(0);
+    let mut command = Command::new(cargo_bin!("nova-imagecache"));
+    command.args(["explain", "-f", "json", "-p"]).arg(bait.world.instances_path());
+    let run = sane(finish(&mut under_strace(&bait.world, ["-f", "-e", "trace=%file"], &command))).exits(0);
     assert_eq!(run.verdict(&bait.unused), "removable");
-    let log = fs_err::read_to_string(&log).unwrap();
+    let log = fs_err::read_to_string(strace_log(&bait.world)).unwrap();
     let opened: Vec<&str> = log
         .lines()
         .filter(|it| it.contains("open") && (it.contains("/dev/full") || it.contains("/link\"")))

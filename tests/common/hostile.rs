@@ -10,10 +10,9 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use crate::common::{DAY, Run, World, list, text, tool};
+use crate::common::{DAY, Run, World, list, text};
 
 /// No run may take longer, whatever it reads.
 pub const LIMIT: Duration = Duration::from_secs(120);
@@ -96,12 +95,22 @@ pub fn sane(run: Run) -> Run {
     run
 }
 
-/// strace over the command and its threads, writing to `log`.
-pub fn strace(log: &Path, options: &[String]) -> Command {
-    let mut command = Command::new(tool("strace", "strace"));
-    command.env_clear().args(["-f", "-qq", "-o"]).arg(log).args(options);
-    command.arg(assert_cmd::cargo::cargo_bin!("nova-imagecache"));
-    command
+/// Applies `work` to all items, two at a time.
+pub fn by_two<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
+    let (even, odd) = std::thread::scope(|scope| {
+        let half = |parity| {
+            let work = &work;
+            move || -> Vec<(usize, R)> {
+                let own = items.iter().enumerate().skip(parity).step_by(2);
+                own.map(|(index, item)| (index, work(index, item))).collect()
+            }
+        };
+        let odd = scope.spawn(half(1));
+        (half(0)(), odd.join().unwrap())
+    });
+    let mut results: Vec<_> = even.into_iter().chain(odd).collect();
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A version 3 qcow2 header with 64 KiB clusters that names a backing file, and nothing else of an image.
