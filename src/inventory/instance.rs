@@ -74,7 +74,12 @@ impl Instance {
 
     /// How to name it to people and programs: its uuid, or its name where no source knows a uuid.
     pub fn id(&self) -> &str {
-        self.texts(Text::Uuid).chain(self.texts(Text::Name)).next().unwrap_or_default()
+        self.first_text(Text::Uuid).or_else(|| self.first_text(Text::Name)).unwrap_or_default()
+    }
+
+    /// The first value that its rows give for a field.
+    pub(super) fn first_text(&self, which: Text) -> Option<&str> {
+        self.rows().find_map(|row| row.text(which))
     }
 
     /// Every different value that its rows give for a field.

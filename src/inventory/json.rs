@@ -91,7 +91,9 @@ pub(super) fn read<T: DeserializeOwned>(text: impl Read) -> Result<T> {
     let mut start = Vec::new();
     text.by_ref().take(AT_ONCE as u64).read_to_end(&mut start)?;
     if start.len() < AT_ONCE {
-        return read_from(serde_json::Deserializer::from_slice(&start));
+        // To keep track of the place takes as long as all the rest, and only errors need it.
+        return serde_json::from_slice(&start)
+            .or_else(|_| read_from(serde_json::Deserializer::from_slice(&start)));
     }
     let text = BufReader::with_capacity(1 << 16, start.chain(text));
     read_from(serde_json::Deserializer::from_reader(text))

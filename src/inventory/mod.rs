@@ -88,7 +88,7 @@ impl Inventory {
     /// does not depend on that of the sources.
     fn join(&mut self) {
         let mut nameless: Vec<_> =
-            self.instances.extract_if(.., |it| it.texts(Text::Uuid).next().is_none()).collect();
+            self.instances.extract_if(.., |it| it.first_text(Text::Uuid).is_none()).collect();
         join_sorted_by(&mut self.instances, Text::Uuid, |byte| byte.to_ascii_lowercase());
         join_sorted_by(&mut nameless, Text::Name, |byte| byte);
         if nameless.is_empty() {
@@ -113,7 +113,7 @@ impl Inventory {
 /// Sorts by that text and joins those whose texts are equal after `fold`.
 fn join_sorted_by(instances: &mut Vec<Instance>, by: Text, fold: fn(u8) -> u8) {
     let compare = |a: &Instance, b: &Instance| {
-        let (a, b) = (a.texts(by).next().unwrap_or_default(), b.texts(by).next().unwrap_or_default());
+        let (a, b) = (a.first_text(by).unwrap_or_default(), b.first_text(by).unwrap_or_default());
         a.bytes().map(fold).cmp(b.bytes().map(fold))
     };
     instances.sort_by(compare);

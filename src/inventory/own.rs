@@ -43,7 +43,7 @@ pub(super) fn parse(text: impl Read) -> Result<Source> {
 
 /// What tells a row from the others of its list.
 fn key(instance: &Instance) -> (&'static str, &str) {
-    match instance.texts(Text::Uuid).next() {
+    match instance.first_text(Text::Uuid) {
         Some(uuid) => ("uuid", uuid),
         None => ("name", instance.id()),
     }
