@@ -9,273 +9,15 @@
 )]
 
 mod common;
+#[path = "common/trees.rs"]
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use common::{HOST, Run, World, list, overlay, plain_qcow2, raw, set_age, text};
-use nova_imagecache::cache_name::cache_file_name;
-use proptest::collection::{btree_map, vec};
-use proptest::option;
-use proptest::prelude::*;
-use proptest::sample::select;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::json;
+use common::{Run, list, text};
+use trees::{Nursery, Tree, for_each_tree, named_by_disks};
 
 const TREES: u32 = 200;
-const IMAGES: [&str; 4] = ["image-0", "image-1", "image-2", "image-3"];
-const HOSTS: [&str; 3] = [HOST, "compute-2", "compute-9"];
-const INSTANCES: [&str; 4] =
-    ["instance-00000001", "instance-00000002", "instance-00000003", "6a1f3d54-0c3e-4a39-9a53-9f1f4b6f0001"];
-const DIRECTORIES: [&str; 9] = [
-    "instance-00000001",
-    "instance-00000002",
-    "instance-00000001_resize",
-    "6a1f3d54-0c3e-4a39-9a53-9f1f4b6f0001",
-    "6a1f3d54-0c3e-4a39-9a53-9f1f4b6f0001_resize",
-    "6a1f3d54-0c3e-4a39-9a53-9f1f4b6f0001_del",
-    "orphan",
-    "snapshots/snap-1",
-    "_base_10.0.0.1",
-];
-const DISKS: [&str; 4] = ["disk", "disk.local", "disk.swap", "rescue"];
-
-/// A tree of an instances path.
-#[derive(Clone, Debug)]
-struct Tree {
-    /// Cache files and their ages in seconds.
-    cache: BTreeMap<String, u64>,
-    /// Disks below the instances path.
-    disks: BTreeMap<(&'static str, &'static str), Content>,
-    inventory: Vec<Row>,
-    /// The hosts in `compute_nodes`, where there is one.
-    nodes: Option<BTreeSet<&'static str>>,
-    damage: (&'static str, Damage),
-}
-
-/// What a disk is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Content {
-    Raw,
-    Qcow2,
-    /// On a cache file, its name written in one of several ways.
-    On(String, Style),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Style {
-    Absolute,
-    Relative,
-    File,
-    Json,
-    /// By way of an overlay outside the instances path.
-    Chain,
-    /// In the cache directory of an instances path that is not here.
-    Moved,
-}
-
-const STYLES: [Style; 6] =
-    [Style::Absolute, Style::Relative, Style::File, Style::Json, Style::Chain, Style::Moved];
-
-/// A disk that cannot be read.
-#[derive(Clone, Copy, Debug)]
-enum Damage {
-    Truncated,
-    Version,
-    DanglingDisk,
-    DanglingDirectory,
-    Format,
-}
-
-#[derive(Clone, Debug)]
-struct Row {
-    id: &'static str,
-    host: Option<&'static str>,
-    image: Option<&'static str>,
-    kernel: Option<&'static str>,
-    vm_state: Option<&'static str>,
-    task_state: Option<&'static str>,
-    swap_mb: Option<u64>,
-    ephemeral_gb: Option<u64>,
-}
-
-fn cache_names() -> Vec<String> {
-    let mut names: Vec<String> =
-        ["swap_128", "swap_256", "ephemeral_5_abcdefg", "ephemeral_7_1234567"].map(String::from).into();
-    for image in IMAGES {
-        let name = cache_file_name(image);
-        names.extend(
-            ["_10737418240", "_5368709120", "_sm", ".info", ".part"].map(|end| format!("{name}{end}")),
-        );
-        names.push(name);
-    }
-    names
-}
-
-/// Names that a disk may have a backing file of.
-fn backing_names() -> Vec<String> {
-    let is_image = |name: &String| !name.ends_with(".info") && !name.ends_with(".part");
-    cache_names().into_iter().filter(is_image).collect()
-}
-
-fn trees() -> impl Strategy<Value = Tree> {
-    let content = prop_oneof![
-        1 => Just(Content::Raw),
-        1 => Just(Content::Qcow2),
-        6 => (select(backing_names()), select(&STYLES[..])).prop_map(|(name, style)| Content::On(name, style)),
-    ];
-    let damage = select(
-        &[
-            Damage::Truncated,
-            Damage::Version,
-            Damage::DanglingDisk,
-            Damage::DanglingDirectory,
-            Damage::Format,
-        ][..],
-    );
-    let disks = btree_map((select(&DIRECTORIES[..]), select(&DISKS[..])), content, 0..14);
-    (
-        btree_map(select(cache_names()), select(vec![0_u64, 1800, 7200, 80_000, 90_000, 9_000_000]), 4..24),
-        disks,
-        vec(rows(), 0..6).prop_map(one_row_an_instance),
-        option::weighted(0.8, proptest::collection::btree_set(select(&HOSTS[..]), 0..3)),
-        (select(&DIRECTORIES[..]), damage),
-    )
-        .prop_map(|(cache, disks, inventory, nodes, damage)| Tree {
-            cache,
-            disks,
-            inventory,
-            nodes,
-            damage,
-        })
-}
-
-fn rows() -> impl Strategy<Value = Row> {
-    let maybe = |values: &'static [&'static str]| option::of(select(values));
-    (
-        select(&INSTANCES[..]),
-        maybe(&HOSTS),
-        maybe(&IMAGES),
-        option::weighted(0.2, select(&IMAGES[..])),
-        maybe(&["active", "resized", "shelved_offloaded", "error"]),
-        maybe(&["resize_migrating", "deleting"]),
-        option::of(select(vec![0_u64, 128, 256])),
-        option::of(select(vec![0_u64, 5, 7])),
-    )
-        .prop_map(|(id, host, image, kernel, vm_state, task_state, swap_mb, ephemeral_gb)| Row {
-            id,
-            host,
-            image,
-            kernel,
-            vm_state,
-            task_state,
-            swap_mb,
-            ephemeral_gb,
-        })
-}
-
-fn one_row_an_instance(rows: Vec<Row>) -> Vec<Row> {
-    let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
-    rows.into_values().collect()
-}
-
-/// One world for all trees, so that the real qemu-img makes each kind of disk once: the trees have links to them.
-struct Nursery {
-    world: World,
-    pool: BTreeMap<Content, PathBuf>,
-}
-
-impl Nursery {
-    fn new() -> Self {
-        let world = World::bare();
-        let pool = world.outside().join("pool");
-        let volumes = world.outside().join("volumes");
-        let mut disks =
-            BTreeMap::from([(Content::Raw, pool.join("raw")), (Content::Qcow2, pool.join("qcow2"))]);
-        raw(&disks[&Content::Raw], "4k");
-        plain_qcow2(&disks[&Content::Qcow2]);
-        for name in backing_names() {
-            let file = world.base(&name).display().to_string();
-            overlay(&volumes.join(&name).with_extension("volume"), &file);
-            for style in STYLES {
-                let disk = pool.join(format!("{name}-{style:?}"));
-                let backing = match style {
-                    Style::Absolute => file.clone(),
-                    Style::Relative => format!("../_base/{name}"),
-                    Style::File => format!("file:{file}"),
-                    Style::Json => {
-                        let json = json!({"driver": "raw", "file": {"driver": "file", "filename": file}});
-                        format!("json:{json}")
-                    }
-                    Style::Chain => volumes.join(&name).with_extension("volume").display().to_string(),
-                    Style::Moved => format!("/mnt/of/old/_base/{name}"),
-                };
-                common::overlay_with(&disk, backing, "cluster_size=1k");
-                disks.insert(Content::On(name.clone(), style), disk);
-            }
-        }
-        Self { world, pool: disks }
-    }
-
-    fn grow(&self, tree: &Tree) {
-        let world = &self.world;
-        fs_err::remove_dir_all(world.instances_path()).unwrap();
-        fs_err::create_dir_all(world.path("_base")).unwrap();
-        fs_err::create_dir(world.path("locks")).unwrap();
-        for (name, age) in &tree.cache {
-            fs_err::copy(&self.pool[&Content::Raw], world.base(name)).unwrap();
-            set_age(&world.base(name), Duration::from_secs(*age));
-        }
-        for ((directory, disk), content) in &tree.disks {
-            fs_err::create_dir_all(world.path(directory)).unwrap();
-            fs_err::hard_link(&self.pool[content], world.path(directory).join(disk)).unwrap();
-        }
-        if let Some(nodes) = &tree.nodes {
-            world.compute_nodes(&nodes.iter().copied().collect::<Vec<_>>());
-        }
-        let rows: Vec<_> = tree
-            .inventory
-            .iter()
-            .map(|row| {
-                let id = if row.id.starts_with("instance") { "name" } else { "uuid" };
-                json!({id: row.id, "host": row.host, "image_ref": row.image, "kernel_id": row.kernel,
-                       "vm_state": row.vm_state, "task_state": row.task_state, "swap_mb": row.swap_mb,
-                       "ephemeral_gb": row.ephemeral_gb})
-            })
-            .collect();
-        world.inventory(&json!(rows));
-    }
-
-    fn damage(&self, (directory, damage): (&str, Damage)) {
-        let directory = self.world.path(directory);
-        let parent = directory.parent().unwrap();
-        fs_err::create_dir_all(parent).unwrap();
-        if let Damage::DanglingDirectory = damage {
-            symlink("/no/such/directory", parent.join("dangling")).unwrap();
-            return;
-        }
-        fs_err::create_dir_all(&directory).unwrap();
-        let disk = directory.join("broken");
-        let good = fs_err::read(&self.pool[&Content::Qcow2]).unwrap();
-        let write = |content: &[u8]| fs_err::write(&disk, content).unwrap();
-        match damage {
-            Damage::Truncated => write(&good[..60]),
-            Damage::Version => write(&[&good[..4], &[0, 0, 0, 7], &good[8..]].concat()),
-            Damage::Format => write(b"QED\0"),
-            Damage::DanglingDisk => symlink("/no/such/disk", &disk).unwrap(),
-            Damage::DanglingDirectory => unreachable!(),
-        }
-    }
-}
-
-/// The cache files that disks of the tree name, straight from what was put into it.
-fn named_by_disks(tree: &Tree) -> BTreeSet<&str> {
-    let contents = tree.disks.values();
-    contents.filter_map(|it| if let Content::On(name, _) = it { Some(name.as_str()) } else { None }).collect()
-}
-
 fn verdicts(run: &Run) -> BTreeMap<String, String> {
     let json = run.json();
     list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["verdict"]))).collect()
@@ -297,7 +39,7 @@ fn no_file_that_a_disk_names_is_removable_and_with_an_unreadable_disk_nothing_is
     let nursery = Nursery::new();
     let world = &nursery.world;
     let mut seen = Seen::default();
-    let mut check = |tree: &Tree| {
+    let check = |tree: &Tree| {
         nursery.grow(tree);
         let named = named_by_disks(tree);
 
@@ -347,21 +89,7 @@ fn no_file_that_a_disk_names_is_removable_and_with_an_unreadable_disk_nothing_is
         assert_eq!(world.cache_names().len(), tree.cache.len(), "{pruned:#?}");
         seen.trees += 1;
     };
-    // A seed of its own, so that a run can be repeated; no files beside the tests.
-    let config = Config { cases: TREES, failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
-    let cell = std::cell::RefCell::new(&mut check);
-    let result = runner.run(&trees(), |tree| {
-        let mut check = cell.borrow_mut();
-        let run = std::panic::AssertUnwindSafe(|| check(&tree));
-        std::panic::catch_unwind(run).map_err(|panic| {
-            let why = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-            TestCaseError::fail(why)
-        })
-    });
-    if let Err(error) = result {
-        panic!("{error}");
-    }
+    for_each_tree(TREES, check);
     println!("{seen:?}");
     assert!(seen.trees >= TREES);
     for (what, count) in [
