@@ -1,5 +1,12 @@
 //! What cannot be removed, and what has changed between verdict and unlink: named with its cause, the others go.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;

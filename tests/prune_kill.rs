@@ -1,6 +1,13 @@
 //! Prune is killed at every system call in turn. After each kill no file in use differs but in its mtime, nova can
 //! open every lock file, and a second run ends with exactly the state that one whole run gives.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;

@@ -1,5 +1,12 @@
 //! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;

@@ -1,6 +1,13 @@
 //! Prune beside a running QEMU that has a file open which nothing on the instances path names any more: the instance's
 //! directory is gone or lies elsewhere. QEMU is here the real qemu-nbd and qemu-io.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;

@@ -1,6 +1,13 @@
 //! What prune makes under `locks` is nova's from its first moment: prune runs as root, nova as the owner of the
 //! instances path, and what nova cannot open for append stops it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions"
+)]
+
 mod common;
 #[path = "common/prune.rs"]
 mod prune;
