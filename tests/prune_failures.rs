@@ -19,8 +19,8 @@ use std::time::SystemTime;
 use common::{DAY, Run, Snapshot, mtime, overlay, set_mtime, tool};
 use nix::sys::stat::Mode;
 use prune::{
-    InUse, chown_all, error, finish, hold_lock, inject, lock_file, names, plain_file, prune_command,
-    under_strace, with_outcome,
+    InUse, chown_all, error, finish, hold_lock, inject, is_locked, lock_file, names, plain_file,
+    prune_command, under_strace, wait_until, with_outcome,
 };
 use serde_json::json;
 
@@ -325,6 +325,30 @@ fn a_file_that_has_changed_since_the_verdict_stays_and_the_others_go() {
             assert_eq!(run.outcome(other), "removed", "{what}");
             assert!(!it.world.base(other).exists(), "{what}");
         }
+    }
+}
+
+/// nova sets the mtime of a file that it is about to use. Here it does so when everything has been looked at again:
+/// prune is held up where it marks nova's lock file to go with its file.
+#[test]
+fn a_file_that_nova_touches_at_the_last_moment_stays_with_its_lock_file() {
+    let it = InUse::new();
+    let name = "1".repeat(40);
+    let path = plain_file(&it.world, &name, 2 * DAY);
+    let lock = lock_file(&it.world, &name);
+    fs_err::write(&lock, "").unwrap();
+    let lock_inode = fs_err::metadata(&lock).unwrap().ino();
+    let hold_up = inject("utimensat:delay_enter=1500000", &lock);
+    let prune = it.judged(&mut under_strace(&it.world, hold_up, &prune_command(&it.world, NO_ARGS)));
+    wait_until("prune holds the lock", || is_locked(&lock));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    set_mtime(&path, SystemTime::now());
+    let run = prune.finish().exits(1);
+    assert_eq!(run.outcome(&name), "changed");
+    assert!(path.exists());
+    for _ in 0..2 {
+        assert_eq!(fs_err::metadata(&lock).map(|it| it.ino()).ok(), Some(lock_inode));
+        assert_eq!(it.world.prune(NO_ARGS).exits(0).verdict(&name), "too_young");
     }
 }
 

@@ -341,3 +341,36 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
     }
     println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
 }
+
+/// As on two hosts whose filesystem keeps flock(2) to each: strace grants it to both.
+#[test]
+fn two_prunes_that_do_not_know_of_each_other_do_no_harm() {
+    let it = InUse::new();
+    let images: Vec<String> = (0..12).map(|n| format!("{n:040x}")).collect();
+    let grant = ["--trace=flock", "--inject=flock:retval=0"];
+    let before = untouched(&it.world, &[&it.used]);
+    let mut gone_first = 0;
+    for round in 0..15 {
+        images.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
+        if round % 3 == 0 {
+            fs_err::remove_dir_all(it.world.path("locks")).unwrap();
+        }
+        let pair = [0; 2]
+            .map(|_| Running::start(&mut under_strace(&it.world, grant, &prune_command(&it.world, NO_ARGS))));
+        let mut removed = Vec::new();
+        for run in pair.map(Running::finish) {
+            assert!(run.code <= 1, "{run:#?}");
+            removed.extend(with_outcome(&run, "removed"));
+            assert_eq!(with_outcome(&run, "failed"), BTreeSet::new(), "{run:#?}");
+            gone_first += with_outcome(&run, "changed").len();
+        }
+        removed.sort();
+        removed.dedup();
+        assert_eq!(removed, images);
+        before.assert_same(&untouched(&it.world, &[&it.used]));
+    }
+    println!("the other was first {gone_first} times");
+    // What one made while the other swept is the next run's to remove.
+    it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
+}
