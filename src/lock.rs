@@ -76,7 +76,7 @@ use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat, renameat};
 use nix::libc;
-use nix::sys::stat::{Mode, SFlag, fstatat, futimens, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, unlinkat};
 
@@ -140,19 +140,34 @@ impl Locks {
         Ok(Some(Self { directory, path, owner }))
     }
 
-    /// Opens the directory of locks, which is made where there is none.
+    /// Opens the directory of locks with the file of the run's lock in it; makes what is not there.
     ///
     /// # Errors
-    /// Where it can be neither opened nor made.
+    /// Where they can be neither opened nor made.
     pub fn open_or_make(layout: &Layout) -> Result<Self> {
         loop {
             if let Some(locks) = Self::open(layout)? {
+                // While it is empty another prune may put its own in its place, see `make_directory`.
+                match locks.open_file(OsStr::new(RUN_LOCK), false) {
+                    Err(error) if error.kind() == ErrorKind::NotFound && locks.is_replaced() => continue,
+                    result => result.with_context(|| locks.cannot_lock())?,
+                };
                 return Ok(locks);
             }
             make_directory(layout).with_context(|| {
                 format!("cannot make {}: run this as root or as nova's user", layout.locks_dir().display())
             })?;
         }
+    }
+
+    /// Whether the directory that is open is that of no name any more.
+    fn is_replaced(&self) -> bool {
+        fstat(&self.directory).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
+    fn cannot_lock(&self) -> String {
+        let path = self.path.join(RUN_LOCK);
+        format!("cannot lock {}: run this as root or as the owner of the instances path", path.display())
     }
 
     /// Whether the file of the run's lock is there.
@@ -165,10 +180,7 @@ impl Locks {
     /// # Errors
     /// [`AlreadyRunning`]; where the lock cannot be taken; and those of the work.
     pub fn exclusively<T>(&self, layout: &Layout, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let path = self.path.join(RUN_LOCK);
-        let cannot_lock = || {
-            format!("cannot lock {}: run this as root or as the owner of the instances path", path.display())
-        };
+        let cannot_lock = || self.cannot_lock();
         loop {
             let (file, _) = self.open_file(OsStr::new(RUN_LOCK), false).with_context(cannot_lock)?;
             let mut lock = fd_lock::RwLock::new(file);
