@@ -24,6 +24,7 @@ pub mod inventory;
 pub mod lock;
 pub mod nova_conf;
 pub mod plan;
+pub mod progress;
 pub mod qcow2;
 pub mod removal;
 pub mod report;

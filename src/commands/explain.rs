@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 
 use crate::cache_name::{CacheName, cache_file_name};
 use crate::cli::{Explain, Global};
-use crate::evidence::{self, Progress};
+use crate::evidence;
 use crate::exit::Exit;
 use crate::guard::{self, Asked};
 use crate::inventory::{Inventory, Text};
+use crate::progress;
 use crate::report::{self, PassReport, json, table};
 use crate::settings;
 use crate::time::Timestamp;
@@ -36,7 +37,8 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     let inventory = inventory.as_ref();
     let now = Timestamp::now();
     let domain_disks = inventory.map_or(&[][..], |it| &it.disks);
-    let evidence = evidence::gather(&layout, domain_disks, &Progress::default())?;
+    let evidence =
+        progress::shown(global.quiet, |progress| evidence::gather(&layout, domain_disks, progress))?;
     super::tell(&evidence, global.verbose);
     let judgement =
         verdict::judge(&evidence, inventory, &policy, args.as_of.map_or(now, |it| it.resolve(now)));

@@ -3,12 +3,13 @@
 use anyhow::Result;
 
 use crate::cli::{Global, Prune};
-use crate::evidence::{self, Evidence, Layout, Progress};
+use crate::evidence::{self, Evidence, Layout};
 use crate::exit::Exit;
 use crate::guard::{self, Asked};
 use crate::inventory::Inventory;
 use crate::lock::Locks;
 use crate::plan::Plan;
+use crate::progress;
 use crate::removal::{self, Outcomes, Removal};
 use crate::report::{self, PassReport, Pruned, json, table};
 use crate::settings;
@@ -113,7 +114,9 @@ impl Command<'_> {
 
     fn gather(&self) -> Result<Evidence> {
         let domain_disks = self.inventory.as_ref().map_or(&[][..], |it| &it.disks);
-        let evidence = evidence::gather(&self.layout, domain_disks, &Progress::default())?;
+        let evidence = progress::shown(self.global.quiet, |progress| {
+            evidence::gather(&self.layout, domain_disks, progress)
+        })?;
         super::tell(&evidence, self.global.verbose);
         Ok(evidence)
     }

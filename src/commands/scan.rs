@@ -3,8 +3,9 @@
 use anyhow::Result;
 
 use crate::cli::Global;
-use crate::evidence::{self, Progress};
+use crate::evidence;
 use crate::exit::Exit;
+use crate::progress;
 use crate::report::{self, ScanReport, json, table};
 use crate::settings;
 use crate::time::Timestamp;
@@ -16,7 +17,7 @@ use crate::warning::Warning;
 /// An instances path or a cache directory that cannot be listed.
 pub fn run(global: &Global) -> Result<Exit> {
     let layout = settings::layout(global, &settings::nova_conf(global)?)?;
-    let cache = evidence::read_cache(&layout, &Progress::default())?;
+    let cache = progress::shown(global.quiet, |progress| evidence::read_cache(&layout, progress))?;
     let mut warnings = Vec::new();
     if cache.is_none() {
         let text = format!("no cache directory {}: nothing to list", layout.cache_dir().display());

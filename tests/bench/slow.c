@@ -1,5 +1,6 @@
-/* Slow storage, for LD_PRELOAD: 1 ms is added to each open and each read, as on NFS. Opening a directory counts twice,
- * once for the open and once for the listing, which the C library reads by calls that cannot be taken from it.
+/* Slow storage, for LD_PRELOAD: 1 ms is added to each open and each read, as on NFS, or SLOW_MS; with SLOW_JITTER
+ * anything up to that. Opening a directory counts twice, once for the open and once for the listing, which the C library
+ * reads by calls that cannot be taken from it.
  * At the end the calls are counted into the file that SLOW_COUNTS names, so that it shows that they came by here.
  */
 #define _GNU_SOURCE
@@ -15,13 +16,17 @@
 
 static atomic_long opens, reads, directories, in_flight, most_in_flight;
 
-static void wait_ms(long ms)
+static void wait_for(long calls)
 {
+    const char *ms = getenv("SLOW_MS");
+    long wait = calls * (ms ? atol(ms) : 1) * 1000000;
+    if (getenv("SLOW_JITTER"))
+        wait = random() % (wait + 1);
     long now = atomic_fetch_add(&in_flight, 1) + 1;
     long most = atomic_load(&most_in_flight);
     while (now > most && !atomic_compare_exchange_weak(&most_in_flight, &most, now))
         ;
-    struct timespec time = { 0, ms * 1000000 };
+    struct timespec time = { wait / 1000000000, wait % 1000000000 };
     nanosleep(&time, NULL);
     atomic_fetch_sub(&in_flight, 1);
 }
@@ -46,7 +51,7 @@ static void wait_ms(long ms)
         NEXT(int, #name, (const char *, int, ...)) \
         MODE(flags) \
         opens++; \
-        wait_ms(1); \
+        wait_for(1); \
         return next(path, flags, mode); \
     }
 
@@ -56,7 +61,7 @@ static void wait_ms(long ms)
         NEXT(int, #name, (int, const char *, int, ...)) \
         MODE(flags) \
         opens++; \
-        wait_ms(1); \
+        wait_for(1); \
         return next(at, path, flags, mode); \
     }
 
@@ -65,7 +70,7 @@ static void wait_ms(long ms)
     { \
         NEXT(ssize_t, #name, (int, void *, size_t, off_t)) \
         reads++; \
-        wait_ms(1); \
+        wait_for(1); \
         return next(fd, buffer, size, offset); \
     }
 
@@ -80,7 +85,7 @@ ssize_t read(int fd, void *buffer, size_t size)
 {
     NEXT(ssize_t, "read", (int, void *, size_t))
     reads++;
-    wait_ms(1);
+    wait_for(1);
     return next(fd, buffer, size);
 }
 
@@ -88,7 +93,7 @@ DIR *opendir(const char *path)
 {
     NEXT(DIR *, "opendir", (const char *))
     directories++;
-    wait_ms(2);
+    wait_for(2);
     return next(path);
 }
 
@@ -97,7 +102,7 @@ DIR *fdopendir(int fd)
 {
     NEXT(DIR *, "fdopendir", (int))
     directories++;
-    wait_ms(1);
+    wait_for(1);
     return next(fd);
 }
 
