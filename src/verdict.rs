@@ -4,6 +4,7 @@
 //! (nova/virt/libvirt/imagecache.py), changed wherever nova's have cost people data; nova-imagecache(8) has the list.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -281,6 +282,8 @@ struct ImageUse<'a> {
     id: &'a str,
     /// Indices into the counted instances, for each way to use an image.
     by_code: BTreeMap<Code, Vec<usize>>,
+    /// See [`Judge::tells_which_copies_are_used`]: asked for each copy, and there may be many.
+    tells_which_copies_are_used: OnceCell<bool>,
 }
 
 impl<'a> Instances<'a> {
@@ -607,7 +610,9 @@ impl<'a> Judge<'a, '_> {
         }
         if kind == Kind::Resized
             && let Some(image) = cache_name.fingerprint().and_then(|it| self.instances.images.get(it))
-            && !self.tells_which_copies_are_used(image, cache_name.fingerprint())
+            && !image
+                .tells_which_copies_are_used
+                .get_or_init(|| self.tells_which_copies_are_used(image, cache_name.fingerprint()))
         {
             let instances = self.instances.ids(image.by_code.values().flatten().copied());
             let text = format!(

@@ -6,7 +6,6 @@ mod common;
 #[path = "common/slow.rs"]
 mod slow;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -45,10 +44,7 @@ fn explain(world: &World, milliseconds: u32, on_terminal: bool, more: &str) -> O
         command.args(["-c", &line]);
         command
     };
-    command
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(OsString::new))
-        .env("TERM", "xterm");
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
     let run = command.output().expect("cannot run script or sh: install bsdutils");
     assert!(run.status.success(), "{run:?}");
     run
