@@ -352,6 +352,25 @@ fn a_file_that_nova_touches_at_the_last_moment_stays_with_its_lock_file() {
     }
 }
 
+/// As after a filesystem was mounted over it: what was judged goes, and nothing of what is there now.
+#[test]
+fn nothing_goes_from_a_directory_that_took_the_place_of_the_cache() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let (cache, moved) = (it.world.path("_base"), it.world.path("_base_moved"));
+    let run = meanwhile(&it, &files[1], &[], || {
+        fs_err::rename(&cache, &moved).unwrap();
+        fs_err::create_dir(&cache).unwrap();
+        for name in &files {
+            let time = mtime(&fs_err::read_dir(&moved).unwrap().next().unwrap().unwrap().path());
+            fs_err::write(it.world.base(name), "another").unwrap();
+            set_mtime(&it.world.base(name), time - DAY);
+        }
+    });
+    assert!(run.code <= 1, "{run:#?}");
+    assert_eq!(names(&cache), files.into());
+}
+
 /// Blocks are given late by some filesystems, and taken back: the file is the same.
 #[test]
 fn a_file_that_only_takes_more_room_on_the_disk_is_still_the_one_that_was_judged() {

@@ -234,6 +234,22 @@ fn the_lock_file_goes_with_an_image_and_stays_of_swap_and_ephemeral_disks_if_nov
 }
 
 #[test]
+fn a_directory_of_locks_that_is_a_link_is_novas_all_the_same() {
+    let it = InUse::new();
+    let [held, free] = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
+    let elsewhere = it.world.outside().join("elsewhere");
+    fs_err::rename(it.world.path("locks"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, it.world.path("locks")).unwrap();
+    let mut nova = Nova::start(&it.world);
+    nova.takes(&held);
+    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
+    assert_eq!(run.outcome(&held), "locked");
+    assert_eq!(run.outcome(&free), "removed");
+    let expected = ["imagecache-prune.lock".to_owned(), format!("nova-{held}")];
+    assert_eq!(names(&elsewhere), expected.into());
+}
+
+#[test]
 fn a_lock_file_stays_where_the_file_does() {
     let it = InUse::new();
     let open = it.world.original("image-a", 2 * DAY);

@@ -244,6 +244,15 @@ pub fn hold_lock(world: &World, name: &str) -> File {
     file
 }
 
+/// Takes the lock of a cache file in this process when it is free, as nova does: on the file that it has opened, whatever
+/// the name stands for by then.
+#[must_use]
+pub fn hold_lock_waiting(world: &World, name: &str) -> File {
+    let file = fs_err::OpenOptions::new().append(true).create(true).open(lock_file(world, name)).unwrap();
+    fcntl(file.file(), FcntlArg::F_OFD_SETLKW(&whole_file())).unwrap();
+    file
+}
+
 /// Whether anyone holds a record lock on a file that would keep out a writer.
 pub fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
