@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::cache_name::{CacheName, Kind, cache_file_name, is_size};
-use crate::evidence::{CacheFile, Directory, Disk, Evidence};
+use crate::evidence::{self, CacheFile, Directory, Disk, Evidence};
 use crate::inventory::{Instance, Inventory, Text};
 use crate::time::{ForPeople, Timestamp};
 
@@ -484,10 +484,12 @@ impl<'a> Disks<'a> {
         is_unlisted: bool,
         owners: &[usize],
     ) {
-        let Some(base_name) = reference.file_name() else { return };
+        let Some(base_name) = evidence::base_name(reference) else { return };
         let named = self.named.entry(base_name).or_default();
-        named.is_of_cache |= evidence.is_named_as_cache(reference)
-            && evidence.links.get(reference).is_none_or(|link| link.problem.is_some());
+        // Asked until it is so, for a file may be named by every disk.
+        named.is_of_cache = named.is_of_cache
+            || evidence.is_named_as_cache(reference)
+                && evidence.links.get(reference).is_none_or(|link| link.problem.is_some());
         named.instances.extend(owners);
         let disks = if is_unlisted { &mut named.unlisted_disks } else { &mut named.disks };
         if disks.last() != Some(&by) {

@@ -41,9 +41,9 @@ pub(super) fn read(path: PathBuf) -> DiskRead {
 }
 
 /// The same of a file in a directory that is open already, which spares the kernel the walk there.
-pub(super) fn read_in(directory: BorrowedFd<'_>, path: PathBuf) -> DiskRead {
-    let read = references_at(directory, path.file_name().unwrap_or_default(), &path);
-    disk_read(path, read)
+pub(super) fn read_in(at: BorrowedFd<'_>, directory: &Path, name: &OsStr) -> DiskRead {
+    let read = references_at(at, name, directory);
+    disk_read(directory.join(name), read)
 }
 
 fn disk_read(path: PathBuf, read: io::Result<Option<References>>) -> DiskRead {
@@ -99,11 +99,11 @@ type References = (Vec<PathBuf>, Option<String>);
 
 /// What the header of a regular file names; `None` where it is no regular file.
 pub(super) fn read_references(path: &Path) -> io::Result<Option<References>> {
-    references_at(AT_FDCWD, path.as_os_str(), path)
+    references_at(AT_FDCWD, path.as_os_str(), path.parent().unwrap_or(Path::new("/")))
 }
 
-/// The same of a file that is `name` to an open directory.
-fn references_at(at: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<Option<References>> {
+/// The same of a file that is `name` to `at`, in a directory of that path.
+fn references_at(at: BorrowedFd<'_>, name: &OsStr, directory: &Path) -> io::Result<Option<References>> {
     // Not blocking, in case that it has become a FIFO since it was listed.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = File::from(openat(at, name, flags, Mode::empty())?);
@@ -127,7 +127,6 @@ fn references_at(at: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<Op
             Err(error) => return Ok(Some((Vec::new(), Some(error.to_string())))),
         }
     };
-    let directory = path.parent().unwrap_or(Path::new("/"));
     let mut references = Vec::new();
     let mut problem = None;
     for name in [header.backing_file, header.data_file].into_iter().flatten() {

@@ -321,19 +321,19 @@ impl Walker<'_> {
             if name == "." || name == ".." || disk::is_never_a_disk(name) {
                 continue;
             }
-            let path = path.join(name);
+            let full_path = || path.join(name);
             let mut entry_type = match entry.file_type() {
                 Some(known) => known,
-                None => type_of(&fs_err::symlink_metadata(&path)?),
+                None => type_of(&fs_err::symlink_metadata(full_path())?),
             };
             let is_link = entry_type == Type::Symlink;
             if is_link {
-                entry_type = match fs_err::metadata(&path) {
+                entry_type = match fs_err::metadata(full_path()) {
                     Ok(metadata) => type_of(&metadata),
                     // Among directories a link that leads nowhere is a directory that cannot be read.
                     Err(_) if is_deep => Type::Directory,
                     Err(error) => {
-                        directory.disks.push(disk::dangling(path, &error));
+                        directory.disks.push(disk::dangling(full_path(), &error));
                         continue;
                     }
                 };
@@ -342,12 +342,12 @@ impl Walker<'_> {
                 Type::Directory if is_deep => {
                     directory.subdirectories.push(Subdirectory { name: name.to_owned(), is_link });
                 }
-                Type::File => disks.push(path),
+                Type::File => disks.push(name.to_owned()),
                 _ => {}
             }
         }
-        for path in disks {
-            match disk::read_in(listing.as_fd(), path) {
+        for name in disks {
+            match disk::read_in(listing.as_fd(), path, &name) {
                 DiskRead::Disk(disk) => directory.disks.push(disk),
                 DiskRead::NotADisk => {}
                 DiskRead::Missing => return Ok(false),
