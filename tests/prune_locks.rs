@@ -14,7 +14,7 @@ mod prune;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::{DAY, set_age};
+use common::{DAY, World, set_age};
 use prune::{
     InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file,
     prune_command, prune_command_at, under_strace, untouched, wait_until, with_outcome,
@@ -53,7 +53,7 @@ fn each_file_has_a_wait_of_its_own_and_none_with_a_wait_of_zero() {
     let held = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
     let mut nova = Nova::start(&it.world);
     held.iter().for_each(|name| nova.takes(name));
-    for (wait, least, most) in [("700ms", 1400, 5000), ("0", 0, 700)] {
+    for (wait, least, most) in [("700ms", 1400, 8000), ("0", 0, 3000)] {
         let start = Instant::now();
         let run = it.world.prune(["--lock-wait", wait]).exits(0);
         let waited = start.elapsed().as_millis();
@@ -280,15 +280,39 @@ fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
     one.takes(&name);
     let prune = it.judged_by(["--lock-wait", "2s"]);
     std::thread::sleep(Duration::from_millis(200));
-    fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
-    other.takes(&name);
+    replace_lock_file(&it.world, &name, &mut other);
     one.releases(&name);
     let run = prune.finish().exits(0);
     assert_eq!(run.outcome(&name), "locked");
     assert!(it.world.base(&name).exists());
     assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
-    other.releases(&name);
+    other.releases("anew");
     assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+}
+
+/// Puts another lock file, which this nova holds, in the place of that of a cache file, at once.
+fn replace_lock_file(world: &World, name: &str, nova: &mut Nova) {
+    nova.takes("anew");
+    fs_err::rename(lock_file(world, "anew"), lock_file(world, name)).unwrap();
+}
+
+/// The same when prune has opened the lock file already and is about to lock it: strace holds it up there.
+#[test]
+fn a_lock_on_a_file_without_a_name_is_none() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let mut nova = Nova::start(&it.world);
+    let lock = lock_file(&it.world, &name);
+    fs_err::write(&lock, "").unwrap();
+    let hold_up = inject("fcntl:delay_enter=1500000", &lock);
+    let command = prune_command(&it.world, ["--lock-wait", "2s"]);
+    let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
+    std::thread::sleep(Duration::from_millis(300));
+    replace_lock_file(&it.world, &name, &mut nova);
+    let run = prune.finish().exits(0);
+    assert_eq!(run.outcome(&name), "locked");
+    assert!(it.world.base(&name).exists());
+    assert!(lock.exists());
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn nova_can_open_the_lock_file_while_prune_holds_it(with_locks: bool) {
     }
     nova_owned(&it);
     let cache_dir = it.world.path("_base");
-    let action = inject("unlinkat:delay_enter=1500000", &cache_dir);
+    let action = inject("unlinkat:delay_enter=2500000", &cache_dir);
     let prune = Running::start(&mut under_strace(&it.world, action, &prune_command(&it.world, [""; 0])));
     wait_until("prune holds the lock", || is_locked(&lock_file(&it.world, &name)));
     assert!(nova_can_append_to(&lock_file(&it.world, &name)));
