@@ -283,7 +283,8 @@ fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
     assert_eq!(fields.next(), Some("root"));
     let command = fields.next().unwrap();
     assert!(!command.contains('%'), "cron ends the line there: {command}");
-    assert_eq!(scene.run(command), "");
+    assert_eq!(scene.run(&format!("({command}) 2> mail")), "");
+    assert_eq!(fs_err::read_to_string(scene.path("work/mail")).unwrap(), "", "a good day has no mail");
     let log = fs_err::read_to_string(scene.path("var/log/nova-imagecache.log")).unwrap();
     assert!(log.lines().last().unwrap().contains(", removed "), "{log}");
 }
