@@ -37,8 +37,9 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     let inventory = inventory.as_ref();
     let now = Timestamp::now();
     let domain_disks = inventory.map_or(&[][..], |it| &it.disks);
-    let evidence =
-        progress::shown(global.quiet, |progress| evidence::gather(&layout, domain_disks, progress))?;
+    let evidence = super::kept_until_exit(progress::shown(global.quiet, |progress| {
+        evidence::gather(&layout, domain_disks, progress)
+    })?);
     super::tell(&evidence, global.verbose);
     let judgement =
         verdict::judge(&evidence, inventory, &policy, args.as_of.map_or(now, |it| it.resolve(now)));

@@ -62,7 +62,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     fn show(&self) -> Result<Exit> {
-        let evidence = self.gather()?;
+        let evidence = super::kept_until_exit(self.gather()?);
         let judgement = self.judge(&evidence)?;
         let intents = removal::intents(&judgement, self.plan.as_ref());
         self.report(&evidence, &judgement, &intents, 0, Vec::new())

@@ -41,6 +41,12 @@ fn main() -> Result<()> {
     }
     let tools = Tools::compile(scratch.path())?;
     println!("{}\n", machine(scratch.path())?);
+    if !tools.under.is_empty() {
+        println!(
+            "Every command under `{}`, for there was other work on the machine.\n",
+            tools.under.join(" ")
+        );
+    }
     let mut bounds = Bounds::default();
 
     let mut tree = Tree::new(scratch.path().join("growing"), CACHE_FILES, BACKING)?;

@@ -12,6 +12,8 @@ pub struct Tools {
     pub floor: PathBuf,
     pub slow: PathBuf,
     run: PathBuf,
+    /// What every command is run under, from the environment variable `BENCH_UNDER`: `chrt -r 1` on a busy machine.
+    pub under: Vec<String>,
 }
 
 impl Tools {
@@ -30,7 +32,9 @@ impl Tools {
             }
             Ok(program)
         };
+        let under = std::env::var("BENCH_UNDER").unwrap_or_default();
         Ok(Self {
+            under: under.split_whitespace().map(str::to_owned).collect(),
             floor: compile("floor.c", "floor", &[])?,
             slow: compile("slow.c", "slow.so", &["-fPIC", "-shared", "-ldl"])?,
             run: compile("run.c", "run", &[])?,
@@ -40,9 +44,10 @@ impl Tools {
     /// Runs a command once.
     pub fn run(&self, command: &Argv) -> Result<Run> {
         let mut run = Command::new(&self.run);
+        run.args(&self.under);
         for (name, value) in &command.environment {
             // By env, so that what is preloaded is preloaded into the command alone.
-            if run.get_args().next().is_none() {
+            if run.get_args().len() == self.under.len() {
                 run.arg("env");
             }
             let mut pair = OsString::from(name);
