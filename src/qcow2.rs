@@ -194,7 +194,11 @@ fn bytes(head: &[u8], file_size: u64, offset: usize, size: usize) -> Result<Resu
     match head.get(offset..end) {
         Some(bytes) => Ok(Ok(bytes)),
         None if end as u64 > file_size || end > MOST => Err(Error::Truncated),
-        None => Ok(Err(Image::NeedsMore(end))),
+        None => {
+            // Twice as much each time: a header may have extensions of no length, which end eight bytes apart.
+            let twice = (2 * head.len()).min(MOST).min(usize::try_from(file_size).unwrap_or(MOST));
+            Ok(Err(Image::NeedsMore(end.max(twice))))
+        }
     }
 }
 
