@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -505,11 +505,21 @@ fn read_compute_nodes(path: &Path) -> Result<BTreeSet<String>, String> {
         if !metadata.is_file() || metadata.len() > LARGEST_COMPUTE_NODES {
             bail!("{}: not a file that nova could have written", path.display());
         }
-        let nodes: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&fs_err::read(path)?)
-            .with_context(|| format!("{}: not a JSON object of host names", path.display()))?;
-        Ok(nodes.into_keys().collect())
+        let mut text = Vec::new();
+        fs_err::File::open(path)?.take(LARGEST_COMPUTE_NODES).read_to_end(&mut text)?;
+        parse_compute_nodes(&text).with_context(|| path.display().to_string())
     };
     read().map_err(|error| format!("{error:#}"))
+}
+
+/// The host names in a `compute_nodes` file.
+///
+/// # Errors
+/// Where the text is no JSON object.
+pub fn parse_compute_nodes(text: &[u8]) -> Result<BTreeSet<String>> {
+    let nodes: BTreeMap<String, serde::de::IgnoredAny> =
+        serde_json::from_slice(text).context("not a JSON object of host names")?;
+    Ok(nodes.into_keys().collect())
 }
 
 /// Whether the cache directory is on a network filesystem other than that of the instances path.

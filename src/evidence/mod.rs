@@ -15,7 +15,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 pub use disk::is_never_a_disk;
-pub use gather::{Progress, gather, read_cache};
+pub use gather::{Progress, gather, parse_compute_nodes, read_cache};
 pub use second_look::SecondLook;
 
 use crate::cache_name::{CacheName, Kind};

@@ -23,7 +23,7 @@ const LONGEST_ERROR: usize = 400;
 ///
 /// # Errors
 /// Where the text cannot be read, is in UTF-16, or is none of the three: the error names the row and the field.
-pub(super) fn parse(mut text: impl Read) -> Result<Source> {
+pub fn parse(mut text: impl Read) -> Result<Source> {
     let mut start = Vec::new();
     let form = loop {
         let before = start.len();

@@ -28,7 +28,7 @@ const MOST_ATTRIBUTES: usize = 1000;
 /// # Errors
 /// Where the text is no XML, has a document type (entities can make a short text a huge one), or nova's metadata cannot
 /// be understood.
-pub(super) fn parse(text: &[u8], host: &str, source: &mut Source) -> Result<bool> {
+pub fn parse(text: &[u8], host: &str, source: &mut Source) -> Result<bool> {
     refuse_utf16(text)?;
     let text = str::from_utf8(text).context("is not UTF-8")?;
     refuse_many_attributes(text)?;

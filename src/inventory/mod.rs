@@ -20,6 +20,8 @@ use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::fcntl::OFlag;
 
 pub use instance::{Instance, Lacks, Row, Text};
+pub use json::parse;
+pub use libvirt::parse as parse_domain;
 
 use crate::warning::Warning;
 
