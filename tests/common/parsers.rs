@@ -1,0 +1,140 @@
+//! What holds for every parser, whatever its input: the properties that `tests/parsers.rs` tries in the ordinary run and
+//! the fuzz targets in `tests/fuzz` for as long as one lets them.
+//!
+//! Each panics where its property is broken.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions")]
+
+use std::path::Path;
+
+use nova_imagecache::evidence::{Layout, parse_compute_nodes};
+use nova_imagecache::inventory::{self, Inventory, Source};
+use nova_imagecache::plan::Plan;
+use nova_imagecache::{backing_name, nova_conf, qcow2};
+
+/// A parser: its name, and its property.
+pub type Parser = (&'static str, fn(&[u8]));
+
+/// Every parser; the names are those of the fuzz targets and of the folders of their corpora.
+pub const PARSERS: [Parser; 7] = [
+    ("qcow2_header", qcow2_header),
+    ("backing_name", name_of_a_backing_file),
+    ("inventory", json_inventory),
+    ("domain_xml", domain_xml),
+    ("nova_conf", config),
+    ("compute_nodes", compute_nodes),
+    ("plan", plan),
+];
+
+/// No error is longer, in bytes: some cite what they found.
+const LONGEST_ERROR: usize = 4096;
+
+/// A header asks for more only where there is more, comes to an end, does not depend on how much was read at first, and
+/// names what stands in it.
+pub fn qcow2_header(file: &[u8]) {
+    let size = file.len() as u64;
+    let mut length = file.len().min(qcow2::FIRST_READ);
+    let stepwise = loop {
+        match qcow2::read(&file[..length], size) {
+            Ok(qcow2::Image::NeedsMore(more)) => {
+                assert!(more > length && more <= file.len() && more <= qcow2::MOST, "{length} {more}");
+                length = more;
+            }
+            read => break read,
+        }
+    };
+    assert_eq!(stepwise, qcow2::read(file, size));
+    match stepwise {
+        Ok(qcow2::Image::Qcow2(header)) => {
+            for name in [header.backing_file, header.data_file].into_iter().flatten() {
+                assert!(!name.contains(&0));
+                assert!(name.is_empty() || file.windows(name.len()).any(|it| it == name));
+                name_of_a_backing_file(&name);
+            }
+        }
+        Ok(_) => assert!(!file.starts_with(b"QFI\xfb")),
+        Err(error) => assert!(error.to_string().len() <= LONGEST_ERROR),
+    }
+    // A file that ends earlier than the header says, and one that is larger than what was read.
+    let _cut = qcow2::read(file, size / 2);
+    let _larger = qcow2::read(file, u64::MAX);
+}
+
+/// A name means files, or remote ones, or is a problem; what is no protocol stands for itself.
+pub fn name_of_a_backing_file(name: &[u8]) {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let meaning = backing_name::parse(name);
+    assert!(meaning.files.len() <= name.len());
+    for file in &meaning.files {
+        assert!(file.file_name().is_some(), "{file:?}");
+        let path = backing_name::resolve(Path::new("/i/u"), file);
+        assert!(path.is_absolute() && path.file_name() == file.file_name(), "{path:?}");
+        assert_eq!(backing_name::resolve(Path::new("/elsewhere"), &path), path);
+    }
+    let first = name.iter().find(|byte| matches!(byte, b':' | b'/'));
+    let path = Path::new(std::ffi::OsStr::from_bytes(name));
+    if first != Some(&b':') && path.file_name().is_some() {
+        assert_eq!(meaning, backing_name::Meaning { files: vec![path.to_owned()], problem: None });
+    }
+}
+
+/// An inventory has instances that can be named, each once.
+pub fn json_inventory(text: &[u8]) {
+    match inventory::parse(text) {
+        Ok(source) => {
+            let once = Inventory::merge(vec![("one".into(), source.clone())]);
+            let twice = Inventory::merge(vec![("one".into(), source.clone()), ("two".into(), source)]);
+            assert_eq!(once.instances.len(), twice.instances.len());
+            assert!(once.instances.iter().all(|it| it.directory_names().all(|name| !name.is_empty())));
+        }
+        Err(error) => short(&error),
+    }
+}
+
+/// A domain has disks that can be named; document types are refused.
+pub fn domain_xml(text: &[u8]) {
+    let mut source = Source::default();
+    match inventory::parse_domain(text, "host", &mut source) {
+        Ok(is_domain) => {
+            assert!(is_domain || source == Source::default());
+            assert!(source.disks.iter().all(|it| !it.as_os_str().is_empty()));
+        }
+        Err(error) => short(&error),
+    }
+}
+
+/// A nova.conf of one file says the same as of two that are the same.
+pub fn config(text: &[u8]) {
+    let Ok(text) = str::from_utf8(text) else { return };
+    let file = |name: &str| (name.to_owned(), text.to_owned());
+    match nova_conf::parse(&[file("a")]) {
+        Ok(once) => {
+            let twice = nova_conf::parse(&[file("a"), file("b")]).unwrap();
+            assert_eq!(format!("{once:?}"), format!("{twice:?}"));
+        }
+        Err(error) => short(&error),
+    }
+}
+
+/// A `compute_nodes` has no more hosts than its text has room for.
+pub fn compute_nodes(text: &[u8]) {
+    match parse_compute_nodes(text) {
+        Ok(hosts) => assert!(hosts.len() <= text.len()),
+        Err(error) => short(&error),
+    }
+}
+
+/// A plan of another path is refused; one of this path, or its refusal, is found whatever is in it.
+pub fn plan(text: &[u8]) {
+    let layout = |path: &str| Layout { instances_path: path.into(), subdirectory_name: "_base".into() };
+    let here = Plan::parse(text, &layout("/i"));
+    let there = Plan::parse(text, &layout("/j"));
+    assert!(here.is_err() || there.is_err());
+    [here, there].into_iter().filter_map(Result::err).for_each(|error| short(&error));
+}
+
+fn short(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    assert!(text.len() <= LONGEST_ERROR, "{} bytes: {text}", text.len());
+}
