@@ -458,7 +458,11 @@ fn a_file_that_a_disk_has_come_to_name_stays_and_the_others_go() {
         let other = plain_file(&it.world, &"0".repeat(40), 2 * DAY);
         let base = plain_file(&it.world, &name, 2 * DAY);
         let before = Snapshot::of(&base);
-        let run = meanwhile(&it, &name, &[], || act(&it, &base));
+        let run = meanwhile(&it, &name, &[], || {
+            // Before it is gone the act would keep it, too.
+            wait_until("the other file is gone", || !other.exists());
+            act(&it, &base);
+        });
         assert_eq!(run.code, 1, "{what}: {run:#?}");
         let outcome = run.outcome(&name);
         assert_eq!(outcome, "changed", "{what}: {run:#?}");
