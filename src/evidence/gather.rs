@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::dir::{Dir, Type};
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{FileStat, Mode, fstatat};
 use nix::sys::statfs::{self, FsType};
 
 use super::disk::{self, DiskRead};
@@ -165,7 +165,7 @@ enum DirectoryRead {
     Unchanged,
     /// It is gone, or something in it was gone when it was opened.
     Vanished,
-    Read(Directory),
+    Read(Box<Directory>),
 }
 
 /// Reads directories of disks.
@@ -223,7 +223,7 @@ impl Walker<'_> {
                             continue;
                         }
                         DirectoryRead::Unchanged => earlier.remove(&path),
-                        DirectoryRead::Read(directory) => Some(directory),
+                        DirectoryRead::Read(directory) => Some(*directory),
                     };
                     if let Some(directory) = directory.as_ref().or_else(|| known(&path)) {
                         let below = directory.subdirectories.iter();
@@ -256,7 +256,7 @@ impl Walker<'_> {
                         self.layout.instances_path.display()
                     );
                 }
-                return Ok(root);
+                return Ok(*root);
             }
         }
         bail!(
@@ -273,14 +273,15 @@ impl Walker<'_> {
         is_link: bool,
         known: Option<&Directory>,
     ) -> DirectoryRead {
-        let path = self.layout.instances_path.join(below);
         if let Some(known) = known
             && known.problem.is_none()
-            // To ask is cheaper than to open.
-            && Stamp::of(&path).is_ok_and(|stamp| stamp.settled && known.stamp == Some(stamp))
+            // To ask is cheaper than to open, and of a directory that is open already.
+            && fstatat(at, below, AtFlags::empty())
+                .is_ok_and(|stat| known.stamp.is_some_and(|stamp| stamp.is_unchanged(&stat)))
         {
             return DirectoryRead::Unchanged;
         }
+        let path = self.layout.instances_path.join(below);
         let mut directory = Directory { is_link, ..Directory::default() };
         match self.list(at, &path, below, &mut directory) {
             Ok(true) => {}
@@ -292,7 +293,7 @@ impl Walker<'_> {
             Err(error) => directory.problem = Some(disk::reason(&error)),
         }
         directory.disks.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-        DirectoryRead::Read(directory)
+        DirectoryRead::Read(Box::new(directory))
     }
 
     /// Lists a directory and reads the disks in it; `false` where one has vanished.
@@ -475,6 +476,13 @@ impl Stamp {
             return Err(ErrorKind::NotADirectory.into());
         }
         Ok(Self::from(&metadata))
+    }
+
+    /// Whether a directory that looks so now has the same entries as when this was taken.
+    fn is_unchanged(self, now: &FileStat) -> bool {
+        self.settled
+            && self.identity == Identity { dev: now.st_dev, ino: now.st_ino }
+            && self.mtime == Timestamp::from_unix(now.st_mtime, now.st_mtime_nsec)
     }
 
     fn is_same_listing(self, other: Self) -> bool {
