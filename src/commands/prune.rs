@@ -82,6 +82,9 @@ impl Command<'_> {
             let intents = removal::intents(&judgement, self.plan.as_ref());
             return self.report(&evidence, &judgement, &intents, 0, Vec::new());
         }
+        // Not both in memory at once.
+        drop(judgement);
+        drop(evidence);
         self.remove_exclusively(&Locks::open_or_make(&self.layout)?)
     }
 
