@@ -80,9 +80,14 @@ pub(super) fn missing(path: PathBuf) -> Disk {
 fn disk(path: PathBuf, references: Vec<PathBuf>, problem: Option<String>) -> Disk {
     // A raw disk has no backing file, and what is in it is the guest's, who must not be able to stop the host's
     // clean-up. Where its header names something that is kept all the same.
-    let problem =
-        problem.filter(|_| !is_raw_by_disk_info(&path)).map(|text| Problem { text, is_missing: false });
-    Disk { path, references, problem }
+    let problem = problem.and_then(|text| match is_raw_by_disk_info(&path) {
+        Ok(true) => None,
+        Ok(false) => Some(text),
+        // Where both fail alike, once is enough.
+        Err(error) if reason(&error) == text => Some(text),
+        Err(error) => Some(format!("{text}, and its disk.info cannot be read: {}", reason(&error))),
+    });
+    Disk { path, references, problem: problem.map(|text| Problem { text, is_missing: false }) }
 }
 
 /// An error without the path that fs-err puts before it: the reports have a field for that.
@@ -156,20 +161,26 @@ fn fill(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 /// Whether the `disk.info` beside a file, which nova writes, says that it is raw.
 ///
 /// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count.
-pub(super) fn is_raw_by_disk_info(disk: &Path) -> bool {
+///
+/// # Errors
+/// Where there is one and it cannot be read.
+pub(super) fn is_raw_by_disk_info(disk: &Path) -> io::Result<bool> {
     let info = disk.with_file_name("disk.info");
-    let Ok(metadata) = fs_err::metadata(&info) else { return false };
+    let metadata = match fs_err::metadata(&info) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        metadata => metadata?,
+    };
     if !metadata.is_file() || metadata.len() > LARGEST_DISK_INFO {
-        return false;
+        return Ok(false);
     }
-    let Ok(text) = fs_err::read(&info) else { return false };
+    let text = fs_err::read(&info)?;
     let Ok(formats) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&text) else {
-        return false;
+        return Ok(false);
     };
     let mut formats = formats
         .iter()
         .filter(|(path, _)| Path::new(path).file_name() == disk.file_name())
         .map(|(_, format)| format == "raw")
         .peekable();
-    formats.peek().is_some() && formats.all(|is_raw| is_raw)
+    Ok(formats.peek().is_some() && formats.all(|is_raw| is_raw))
 }

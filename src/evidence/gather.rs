@@ -393,7 +393,7 @@ pub(super) fn elsewhere<'a>(
             .into_iter()
             .peekable();
         // A raw disk stands on nothing. What is in it is the guest's, who must not lead us about the host.
-        if references.peek().is_some() && !disk::is_raw_by_disk_info(&disk.path) {
+        if references.peek().is_some() && !disk::is_raw_by_disk_info(&disk.path).unwrap_or(false) {
             paths.extend(references);
         }
     }
