@@ -225,18 +225,19 @@ impl<'a> Removal<'a> {
             .map(|(_, lock)| lock)
             .collect();
         spare.iter().for_each(|lock| self.locks.mark_for_removal(lock));
-        // Of all that was checked this can change most silently: nova sets it when it is about to use the file.
-        match self.stat(judged.name) {
-            Ok(Some(stat)) if is_as_judged(judged, stat) => {}
-            Ok(_) => return (changed_file(judged), None),
-            Err(error) => return (failed(error), None),
-        }
         let aged_info = info.and_then(|info| self.age_info(info));
-        if let Err(error) = self.unlink(judged.name) {
+        // The last thing before the unlink, for of all that was checked the mtime can change most silently: nova sets it
+        // when it is about to use the file.
+        let stays = match self.stat(judged.name) {
+            Ok(Some(stat)) if is_as_judged(judged, stat) => self.unlink(judged.name).err().map(failed),
+            Ok(_) => Some(changed_file(judged)),
+            Err(error) => Some(failed(error)),
+        };
+        if let Some(done) = stays {
             if let Some(aged_info) = aged_info {
                 aged_info.give_back();
             }
-            return (failed(error), None);
+            return (done, None);
         }
         let info_done = info.map(|info| match self.remove_info(info, aged_info.as_ref()) {
             Ok(done) => done,
