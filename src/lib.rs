@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`evidence`] gathers facts and is the only reader of the instances path, [`verdict`] judges them and knows no
-//! filesystem, clock or environment, and [`removal`] is the only place that deletes or touches anything.
+//! filesystem, clock or environment, and [`removal`] is the only place that deletes or touches a file of the cache.
 //!
 //! The law behind every rule: never remove what anything may still need; unknown means keep.
 

@@ -1,4 +1,4 @@
-//! The only place that deletes or touches anything.
+//! The only place that deletes or touches a file of the cache; the lock files are [`crate::lock`]'s.
 //!
 //! What is to be removed comes as values ([`intents`]), for a dry run as for a real one; [`Removal`] acts on them, one
 //! file at a time: lock, check everything again, unlink. One that fails is reported and the next is tried.

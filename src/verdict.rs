@@ -197,10 +197,9 @@ pub fn judge<'a>(
             blocks: true,
         });
     }
-    for (name, file) in evidence.cache.iter().flat_map(|it| &it.files) {
+    for file in evidence.cache.iter().flat_map(|it| it.files.values()) {
         if let Some(problem) = &file.problem {
-            let path = evidence.layout.cache_dir().join(name);
-            unreadable.push(Unreadable { path, error: problem.clone(), blocks: false });
+            unreadable.push(Unreadable { path: file.path.clone(), error: problem.clone(), blocks: false });
         }
     }
     // As texts, as a program would sort them: paths compare part by part, and give "a/x" before "a-1/x".
@@ -433,12 +432,11 @@ impl<'a> Disks<'a> {
                 disks.follow(evidence, disk, false, &[], true);
             }
         }
-        let cache_dir = evidence.layout.cache_dir();
-        for (name, file) in evidence.cache.iter().flat_map(|it| &it.files) {
+        for file in evidence.cache.iter().flat_map(|it| it.files.values()) {
             // nova refuses images with a backing file, so one that has it is reported, and what it names is kept; but
             // whatever is wrong with it cannot hide a disk.
             for reference in &file.references {
-                disks.name(evidence, reference, Cow::Owned(cache_dir.join(name)), false, &[]);
+                disks.name(evidence, reference, Cow::Borrowed(&file.path), false, &[]);
                 if let Some(link) = evidence.links.get(reference) {
                     disks.follow(evidence, link, false, &[], false);
                 }

@@ -63,14 +63,6 @@ pub struct Progress {
 /// Where the instances path or the cache directory is there but cannot be listed. What lies in them and cannot be read
 /// is no error but evidence.
 pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) -> Result<Evidence> {
-    let metadata = fs_err::metadata(&layout.instances_path)
-        .context("no instances path: name it with --instances-path")?;
-    if !metadata.is_dir() {
-        bail!(
-            "instances path {}: not a directory: name another with --instances-path",
-            layout.instances_path.display()
-        );
-    }
     // The cache first: a file that a new instance begins to use while we read was then seen before its disk.
     let cache = read_cache(layout, progress)?;
     let walker = Walker { layout, cache: cache.as_ref().map(|it| it.identity), progress };
@@ -99,6 +91,14 @@ pub fn gather(layout: &Layout, domain_disks: &[PathBuf], progress: &Progress) ->
 /// # Errors
 /// Where it is there but cannot be listed.
 pub fn read_cache(layout: &Layout, progress: &Progress) -> Result<Option<Cache>> {
+    let metadata = fs_err::metadata(&layout.instances_path)
+        .context("no instances path: name it with --instances-path")?;
+    if !metadata.is_dir() {
+        bail!(
+            "instances path {}: not a directory: name another with --instances-path",
+            layout.instances_path.display()
+        );
+    }
     let cache_dir = layout.cache_dir();
     let metadata = match fs_err::metadata(&cache_dir) {
         Ok(metadata) => metadata,
