@@ -108,7 +108,7 @@ pub struct Reason<'a> {
     /// The instances that it is about: uuids, or names where no uuid is known.
     pub instances: Vec<&'a str>,
     /// The disks that it is about.
-    pub disks: Vec<Cow<'a, Path>>,
+    pub disks: Vec<&'a Path>,
 }
 
 /// A file of the cache directory and what was judged of it.
@@ -393,8 +393,8 @@ struct Disks<'a> {
 /// Who names a file.
 #[derive(Default)]
 struct Named<'a> {
-    disks: Vec<Cow<'a, Path>>,
-    unlisted_disks: Vec<Cow<'a, Path>>,
+    disks: Vec<&'a Path>,
+    unlisted_disks: Vec<&'a Path>,
     /// Indices of the counted instances in whose directories those disks lie.
     instances: BTreeSet<usize>,
     /// Whether it was named as a file of this cache directory, or of one of that name that cannot be read.
@@ -427,7 +427,7 @@ impl<'a> Disks<'a> {
         for path in &evidence.domain_disks {
             if let Some(disk) = evidence.links.get(path) {
                 // A cache file that an instance has as its very disk.
-                disks.name(evidence, path, Cow::Borrowed(path), false, &[]);
+                disks.name(evidence, path, path, false, &[]);
                 disks.check_link(evidence, disk);
                 disks.follow(evidence, disk, false, &[], true);
             }
@@ -436,7 +436,7 @@ impl<'a> Disks<'a> {
             // nova refuses images with a backing file, so one that has it is reported, and what it names is kept; but
             // whatever is wrong with it cannot hide a disk.
             for reference in &file.references {
-                disks.name(evidence, reference, Cow::Borrowed(&file.path), false, &[]);
+                disks.name(evidence, reference, &file.path, false, &[]);
                 if let Some(link) = evidence.links.get(reference) {
                     disks.follow(evidence, link, false, &[], false);
                 }
@@ -458,9 +458,9 @@ impl<'a> Disks<'a> {
         let mut next = vec![disk];
         while let Some(current) = next.pop() {
             for reference in &current.references {
-                self.name(evidence, reference, Cow::Borrowed(&current.path), is_unlisted, owners);
+                self.name(evidence, reference, &current.path, is_unlisted, owners);
                 if !std::ptr::eq(current, disk) {
-                    self.name(evidence, reference, Cow::Borrowed(&disk.path), is_unlisted, owners);
+                    self.name(evidence, reference, &disk.path, is_unlisted, owners);
                 }
                 if let Some(link) = evidence.links.get(reference)
                     && seen.insert(reference)
@@ -478,7 +478,7 @@ impl<'a> Disks<'a> {
         &mut self,
         evidence: &'a Evidence,
         reference: &'a Path,
-        by: Cow<'a, Path>,
+        by: &'a Path,
         is_unlisted: bool,
         owners: &[usize],
     ) {

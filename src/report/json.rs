@@ -256,7 +256,7 @@ fn reasons<S: Serializer>(reasons: &[Reason<'_>], serializer: S) -> Result<S::Ok
         text: &it.text,
         images: &it.images,
         instances: &it.instances,
-        disks: it.disks.iter().map(|disk| lossy(disk.as_ref())).collect(),
+        disks: it.disks.iter().map(lossy).collect(),
     }))
 }
 
