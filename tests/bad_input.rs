@@ -1,17 +1,8 @@
 //! Bad input ends with exit 2, nothing on stdout and one line on stderr that names the file, the row and the field.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::path::Path;
 
-use common::{DAY, HOST, Run, World};
+use crate::common::{DAY, HOST, Run, World};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 

@@ -1,17 +1,8 @@
 //! The subcommands that only look change nothing: names, contents, mtimes, modes, locks.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::os::unix::fs::symlink;
 
-use common::{DAY, HOST, HOUR, MINUTE, Run, Snapshot, World};
+use crate::common::{DAY, HOST, HOUR, MINUTE, Run, Snapshot, World};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
@@ -126,7 +117,7 @@ fn they_write_nothing_that_strace_sees() {
     let world = world();
     for args in LOOKING {
         let log = world.outside().join("strace.log");
-        let mut command = std::process::Command::new(common::tool("strace", "strace"));
+        let mut command = std::process::Command::new(crate::common::tool("strace", "strace"));
         command.env_clear().current_dir(world.outside());
         command.args(["-f", "-qq", "-o"]).arg(&log).args(["-e", WRITING]);
         command.arg(assert_cmd::cargo::cargo_bin!("nova-imagecache")).args(args);
@@ -152,7 +143,7 @@ fn a_snapshot_sees_what_it_is_to_see() {
     let world = world();
     let file = world.base("odd");
     let changes: [&dyn Fn(); 5] = [
-        &|| common::set_age(&file, DAY),
+        &|| crate::common::set_age(&file, DAY),
         &|| fs_err::write(&file, "x").unwrap(),
         &|| world.set_mode("_base/odd", 0o600),
         &|| fs_err::write(world.path("locks/nova-odd"), "").unwrap(),

@@ -1,20 +1,11 @@
 //! Each completion is loaded by its real shell, on a terminal of its own, and completes what is typed there.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use common::tool;
+use crate::common::tool;
 
 /// How long a shell may take to answer; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,18 +1,9 @@
 //! The README's first command: what it prints on a fresh clone, and that the demo's tree is what its script makes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Run, World, list, text};
+use crate::common::{Run, World, list, text};
 use serde_json::Value;
 
 /// What the README shows first, after `cargo run --release -- `.
@@ -107,7 +98,7 @@ fn the_demos_tree_is_what_its_script_makes() {
     fs_err::remove_dir_all(demo.join("instances")).unwrap();
     fs_err::remove_file(demo.join("inventory.json")).unwrap();
     // For its message, where it is not there.
-    common::tool("qemu-img", "qemu-utils");
+    crate::common::tool("qemu-img", "qemu-utils");
     let output = Command::new(demo.join("make")).output().unwrap();
     assert!(output.status.success(), "{output:?}");
 

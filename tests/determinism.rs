@@ -1,12 +1,6 @@
 //! The same tree gives the same bytes, whichever thread is first.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only #[test] functions")]
-
-mod common;
-#[path = "common/slow.rs"]
-mod slow;
-
-use common::{DAY, HOST, Run, World, overlay};
+use crate::common::{DAY, HOST, Run, World, overlay};
 use serde_json::json;
 
 /// A tree in which there is an order to get wrong everywhere: several disks a file, several problems, chains elsewhere.
@@ -46,7 +40,7 @@ fn world() -> World {
 #[test]
 fn output_does_not_depend_on_which_thread_is_first() {
     let world = world();
-    let library = slow::library(world.outside());
+    let library = crate::common::slow::library(world.outside());
     for format in ["json", "table"] {
         let run = |is_slow: bool| {
             let mut command = world.command();

@@ -1,20 +1,11 @@
 //! What is a cache file, what needs it, and what cannot be told: on disks made by the real qemu-img.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use common::{
+use crate::common::{
     DAY, HOST, HOUR, MINUTE, Run, World, list, overlay, overlay_with, plain_qcow2, raw, text, tool,
 };
 use nova_imagecache::cache_name::cache_file_name;
@@ -123,7 +114,7 @@ fn a_link_to_a_regular_file_counts_as_that_file() {
     let world = World::new();
     let target = world.outside().join("elsewhere");
     raw(&target, "12k");
-    common::set_age(&target, 3 * HOUR);
+    crate::common::set_age(&target, 3 * HOUR);
     let name = cache_file_name("a");
     symlink(&target, world.base(&name)).unwrap();
     let file = world.scan().exits(0).file(&name);
@@ -418,8 +409,8 @@ fn an_internal_snapshot_or_bitmap_does_not_hide_the_backing_file() {
     let disk = world.path(I1).join("disk");
     overlay_with(&disk, world.base(&file), "cluster_size=64k");
     let disk_arg = disk.to_str().unwrap();
-    common::qemu_img(["bitmap", "--add", disk_arg, "bitmap0"]);
-    common::qemu_img(["snapshot", "-c", "snap", disk_arg]);
+    crate::common::qemu_img(["bitmap", "--add", disk_arg, "bitmap0"]);
+    crate::common::qemu_img(["snapshot", "-c", "snap", disk_arg]);
     assert_eq!(world.explain(NO_ARGS).exits(0).codes(&file), ["backing_file"]);
 }
 
@@ -478,7 +469,7 @@ fn a_chain_within_the_cache_keeps_all_of_it() {
     overlay(&world.base(&second), &third);
     overlay(&world.base(&first), world.base(&second));
     for name in [&first, &second] {
-        common::set_age(&world.base(name), OLD);
+        crate::common::set_age(&world.base(name), OLD);
     }
     world.instance_disk(I1, &first);
     world.inventory(&json!([{"name": I1, "host": HOST}]));
@@ -504,8 +495,8 @@ fn an_external_data_file_is_kept() {
     let disk = world.path(I1).join("disk");
     fs_err::create_dir(world.path(I1)).unwrap();
     let options = format!("data_file={},cluster_size=64k", world.base(&file).display());
-    common::qemu_img(["create", "-q", "-f", "qcow2", "-o", &options, disk.to_str().unwrap(), "64k"]);
-    common::set_age(&world.base(&file), OLD);
+    crate::common::qemu_img(["create", "-q", "-f", "qcow2", "-o", &options, disk.to_str().unwrap(), "64k"]);
+    crate::common::set_age(&world.base(&file), OLD);
     assert_eq!(world.explain(NO_ARGS).exits(0).verdict(&file), "in_use");
 }
 
@@ -742,7 +733,7 @@ fn name_end(path: &Path) -> u64 {
 
 fn image_of_format(path: &Path, format: &str) {
     fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    common::qemu_img(["create", "-q", "-f", format, path.to_str().unwrap(), "1M"]);
+    crate::common::qemu_img(["create", "-q", "-f", format, path.to_str().unwrap(), "1M"]);
 }
 
 #[test]
@@ -1014,7 +1005,7 @@ fn missing_files_are_those_that_disks_name_or_local_instances_ask_for() {
 #[test]
 fn an_mtime_in_the_future_is_the_age_zero() {
     let (world, file) = world_with_an_unused_file();
-    common::set_mtime(&world.base(&file), SystemTime::now() + 365 * DAY);
+    crate::common::set_mtime(&world.base(&file), SystemTime::now() + 365 * DAY);
     let run = world.explain(NO_ARGS).exits(0);
     assert_eq!(run.verdict(&file), "too_young");
     assert_eq!(run.file(&file)["age_seconds"], 0);
@@ -1027,7 +1018,7 @@ fn as_of_judges_as_if_it_were_then() {
     let (world, _) = world_with_an_unused_file();
     let file = world.original("b", Duration::ZERO);
     let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
-    common::set_mtime(&world.base(&file), mtime);
+    crate::common::set_mtime(&world.base(&file), mtime);
     // 1,900,000,000 s is 2030-03-17T17:46:40Z.
     for (as_of, age, verdict) in [
         ("2030-03-17T17:46:39Z", 0, "too_young"),
@@ -1042,7 +1033,7 @@ fn as_of_judges_as_if_it_were_then() {
             assert_eq!(run.verdict(&file), verdict, "{as_of}");
         }
     }
-    common::set_age(&world.base(&file), Duration::ZERO);
+    crate::common::set_age(&world.base(&file), Duration::ZERO);
     for (as_of, verdict) in
         [("+23h", "too_young"), ("+1d 1m", "removable"), ("+7d", "removable"), ("+86500", "removable")]
     {
@@ -1201,7 +1192,7 @@ fn sizes_are_what_the_kernel_says() {
     let world = World::new();
     let name = world.original("a", OLD);
     overwrite(&world.base(&name), 100_000, b"x");
-    common::set_age(&world.base(&name), OLD);
+    crate::common::set_age(&world.base(&name), OLD);
     let metadata = fs_err::metadata(world.base(&name)).unwrap();
     let file = world.scan().exits(0).file(&name);
     assert_eq!(file["size_bytes"], 100_001);

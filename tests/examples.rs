@@ -7,21 +7,12 @@
 //! the binary under test. sudo, docker, ansible and openstack are stand-ins that check how they are called and run
 //! what they are told to.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::common::{DAY, list, set_age, text, tool};
 use clap::CommandFactory as _;
-use common::{DAY, list, set_age, text, tool};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -2,31 +2,20 @@
 //!
 //! Whatever fails, no file that a disk or an instance needs is removable or removed, the run ends by itself and says
 //! what failed, what it reports is what it did, and the next prune, undisturbed, ends where one whole run would have.
-//! The count is printed: `cargo test --test faults -- --nocapture`.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/hostile.rs"]
-mod hostile;
-#[path = "common/prune.rs"]
-mod prune;
+//! The count is printed: `cargo test faults -- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::common::hostile::{by_two, header_naming, sane};
+use crate::common::prune::{
+    Running, chown_all, finish, names, plain_file, prune_command, strace_log, under_strace,
+};
+use crate::common::{DAY, HOST, Run, Snapshot, World, list, overlay};
 use assert_cmd::cargo::cargo_bin;
-use common::{DAY, HOST, Run, Snapshot, World, list, overlay};
-use hostile::{by_two, header_naming, sane};
 use nix::libc;
-use prune::{Running, chown_all, finish, names, plain_file, prune_command, strace_log, under_strace};
 use serde_json::{Value, json};
 
 /// An errno and how messages tell it.
@@ -111,7 +100,7 @@ impl Storage {
         let mut paths: Vec<PathBuf> = Snapshot::of(&world.instances_path()).0.into_keys().collect();
         paths.extend([world.instances_path(), link, world.path("locks")]);
         paths.extend(["imagecache-prune.lock".into()].map(|name: PathBuf| world.path("locks").join(name)));
-        paths.extend([&unused, "swap_512"].map(|name| prune::lock_file(&world, name)));
+        paths.extend([&unused, "swap_512"].map(|name| crate::common::prune::lock_file(&world, name)));
         Self {
             needed: vec![used, copy, chained, snapped, "swap_64".into()],
             unused: vec![unused, info, "swap_512".into()],
@@ -310,7 +299,10 @@ fn a_call_of_prune_that_fails_is_told_loses_nothing_and_the_next_run_makes_it_go
     let whole = {
         let storage = Storage::new();
         let run = finish(&mut prune_command(&storage.world, [""; 0])).exits(0);
-        assert_eq!(prune::with_outcome(&run, "removed"), storage.unused.iter().cloned().collect());
+        assert_eq!(
+            crate::common::prune::with_outcome(&run, "removed"),
+            storage.unused.iter().cloned().collect()
+        );
         names(&storage.world.path("locks"))
     };
     inject("prune", &CHANGING, |storage, calls, errno, nth| {

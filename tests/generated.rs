@@ -1,23 +1,14 @@
 //! The man pages and completions in the tree are those of the command line as it is: the option parts are made from
 //! clap's definition, the rest from `man/sections/`. And they say all that there is to say.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::common::{DAY, World, overlay, tool};
 use clap::{Command, CommandFactory as _, ValueEnum as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
-use common::{DAY, World, overlay, tool};
 use nova_imagecache::cache_name::{Kind, cache_file_name};
 use nova_imagecache::cli::Cli;
 use nova_imagecache::removal::Outcome;
@@ -51,7 +42,7 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             println!("renewed {}", file.display());
         }
     } else {
-        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test generated");
+        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test generated");
     }
 }
 
@@ -120,7 +111,7 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
 fn head(name: &str, section: &str) -> String {
     let (name, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     format!(
-        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test --test generated\n\
+        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test generated\n\
          .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
     )
 }

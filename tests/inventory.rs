@@ -1,15 +1,11 @@
 //! Every inventory that an operator has, and nova.conf, through the binary. The answers of the API are written here after
 //! the samples that nova publishes for each microversion.
 
-#![allow(clippy::unwrap_used, reason = "clippy knows only #[test] functions")]
-
-mod common;
-
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::{DAY, HOST, Run, World, list, overlay, text};
+use crate::common::{DAY, HOST, Run, World, list, overlay, text};
 use serde_json::{Value, json};
 
 const OLD: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -2,8 +2,6 @@
 //!
 //! Needs a Python with oslo.config: that of the environment variable `NOVA_IMAGECACHE_PYTHON`, else `python3`.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions")]
-
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

@@ -1,21 +1,12 @@
 //! What is printed, and where: JSON field by field, tables, messages, pipes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use common::{DAY, HOST, HOUR, MINUTE, Run, World, list, overlay, text};
+use crate::common::{DAY, HOST, HOUR, MINUTE, Run, World, list, overlay, text};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
@@ -230,11 +221,11 @@ fn times_are_in_utc_with_nanoseconds() {
         (0, 1, "1970-01-01T00:00:00.000000001Z"),
     ] {
         let mtime = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        common::set_mtime(&world.base(&name), mtime);
+        crate::common::set_mtime(&world.base(&name), mtime);
         assert_eq!(world.scan().exits(0).file(&name)["mtime"], written);
     }
     let before_1970 = SystemTime::UNIX_EPOCH - Duration::new(1, 500_000_000);
-    common::set_mtime(&world.base(&name), before_1970);
+    crate::common::set_mtime(&world.base(&name), before_1970);
     assert_eq!(world.scan().exits(0).file(&name)["mtime"], "1969-12-31T23:59:58.500000000Z");
 }
 

@@ -1,24 +1,14 @@
 //! What the fuzz targets of `tests/fuzz` hold every parser to, in the ordinary run: their corpora, those spoilt in many
 //! ways, and texts that are hostile by their size or depth.
 //!
-//! The count is printed: `cargo test --test parsers -- --nocapture`.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-#[path = "common/parsers.rs"]
-mod parsers;
+//! The count is printed: `cargo test parsers -- --nocapture`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parsers::PARSERS;
+use crate::common::parsers::PARSERS;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};

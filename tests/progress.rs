@@ -1,20 +1,14 @@
 //! The line of progress: only on a terminal, only where somebody waits, never in the data.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only #[test] functions")]
-
-mod common;
-#[path = "common/slow.rs"]
-mod slow;
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::World;
+use crate::common::World;
 
 /// Some two seconds of work: 40 directories and their disks, 150 ms for each call, 16 at once.
 fn world() -> World {
     let world = World::new();
-    let base = world.original("image", common::HOUR);
+    let base = world.original("image", crate::common::HOUR);
     let disk = world.instance_disk("instance-0", &base);
     for number in 1..40 {
         let directory = world.path(format!("instance-{number}"));
@@ -30,7 +24,7 @@ fn explain(world: &World, milliseconds: u32, on_terminal: bool, more: &str) -> O
     let output = world.outside().join("stdout");
     let line = format!(
         "LD_PRELOAD={} SLOW_MS={milliseconds} {} explain -p {} {more} > {}",
-        slow::library(world.outside()).display(),
+        crate::common::slow::library(world.outside()).display(),
         program.display(),
         world.instances_path().display(),
         output.display()

@@ -1,21 +1,10 @@
 //! 200 random trees: whatever the inventory says, no file that a disk names is removable, and with one disk that cannot
 //! be read nothing is.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/trees.rs"]
-mod trees;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Run, list, text};
-use trees::{Nursery, Tree, for_each_tree, named_by_disks};
+use crate::common::trees::{Nursery, Tree, for_each_tree, named_by_disks};
+use crate::common::{Run, list, text};
 
 const TREES: u32 = 200;
 fn verdicts(run: &Run) -> BTreeMap<String, String> {

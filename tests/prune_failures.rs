@@ -1,27 +1,16 @@
 //! What cannot be removed, and what has changed between verdict and unlink: named with its cause, the others go.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use common::{DAY, Run, Snapshot, mtime, overlay, set_mtime, tool};
-use nix::sys::stat::Mode;
-use prune::{
+use crate::common::prune::{
     InUse, chown_all, error, finish, hold_lock, inject, is_locked, lock_file, names, plain_file,
     prune_command, under_strace, wait_until, with_outcome,
 };
+use crate::common::{DAY, Run, Snapshot, mtime, overlay, set_mtime, tool};
+use nix::sys::stat::Mode;
 use serde_json::json;
 
 const NO_ARGS: [&str; 0] = [];
@@ -123,7 +112,7 @@ fn without_write_permission_on_the_cache_directory_every_file_fails_and_stays() 
     read_only(0o555);
     let before = Snapshot::of(&it.world.path("_base"));
     let mut command = it.world.as_nobody();
-    command.args(["prune", "-f", "json", "--host", common::HOST, "-p"]).arg(it.world.instances_path());
+    command.args(["prune", "-f", "json", "--host", crate::common::HOST, "-p"]).arg(it.world.instances_path());
     let run = Run::of(command.arg("--inventory").arg(it.world.outside().join("inventory.json"))).exits(1);
     if nix::unistd::geteuid().is_root() {
         before.assert_same(&Snapshot::of(&it.world.path("_base")));
@@ -147,7 +136,7 @@ fn without_write_permission_on_the_locks_nothing_is_done() {
     fs_err::set_permissions(it.world.path("_base"), PermissionsExt::from_mode(0o777)).unwrap();
     let before = Snapshot::of(&it.world.instances_path());
     let mut command = it.world.as_nobody();
-    command.args(["prune", "-f", "json", "--host", common::HOST, "-p"]).arg(it.world.instances_path());
+    command.args(["prune", "-f", "json", "--host", crate::common::HOST, "-p"]).arg(it.world.instances_path());
     let run = Run::of(command.arg("--inventory").arg(it.world.outside().join("inventory.json")));
     run.refused(&["Permission denied", "imagecache-prune.lock"]);
     before.assert_same(&Snapshot::of(&it.world.instances_path()));
@@ -482,8 +471,8 @@ fn with_ignore_unlisted_a_directory_that_is_renamed_to_a_listed_one_keeps_its_fi
     let uuid = "1c5a8d9e-8f1f-4f0a-bc6e-2f0dbe7e64c5";
     overlay(&it.world.path("not-listed/disk"), &base);
     it.world.inventory(&json!([
-        {"name": KNOWN, "host": common::HOST, "image_ref": "image-used"},
-        {"uuid": uuid, "host": common::HOST},
+        {"name": KNOWN, "host": crate::common::HOST, "image_ref": "image-used"},
+        {"uuid": uuid, "host": crate::common::HOST},
     ]));
     let run = meanwhile(&it, &name, &["--ignore-unlisted"], || {
         fs_err::rename(it.world.path("not-listed"), it.world.path(uuid)).unwrap();

@@ -1,22 +1,13 @@
 //! What stands before the first removal of a real prune: its refusals, which change nothing, and the touch.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::time::Duration;
 
-use common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_age, set_mtime};
-use prune::{InUse, finish, is_now, names, plain_file, prune_command, under_strace, untouched, with_outcome};
+use crate::common::prune::{
+    InUse, finish, is_now, names, plain_file, prune_command, under_strace, untouched, with_outcome,
+};
+use crate::common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_age, set_mtime};
 use serde_json::json;
 
 const NO_ARGS: [&str; 0] = [];

@@ -1,26 +1,17 @@
 //! Prune is killed at every system call in turn. After each kill no file in use differs but in its mtime, nova can
 //! open every lock file, and a second run ends with exactly the state that one whole run gives.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use common::{DAY, HOST, HOUR, Snapshot, World, set_age};
+use crate::common::prune::{
+    Running, chown_all, finish, owner, plain_file, prune_command, strace_log, under_strace,
+};
+use crate::common::{DAY, HOST, HOUR, Snapshot, World, set_age};
 use nix::libc;
-use prune::{Running, chown_all, finish, owner, plain_file, prune_command, strace_log, under_strace};
 use serde_json::json;
 
 /// The calls by which prune changes what is on the disk, but for openat, and that only its main thread makes.
@@ -97,7 +88,7 @@ impl Killed {
             fs_err::create_dir(world.path("locks")).unwrap();
             let all = removable.iter().chain([&used]);
             for name in all.filter(|name| names.iter().any(|end| name.ends_with(end))) {
-                fs_err::write(prune::lock_file(&world, name), "").unwrap();
+                fs_err::write(crate::common::prune::lock_file(&world, name), "").unwrap();
             }
         }
         let is_root = nix::unistd::geteuid().is_root();
@@ -108,7 +99,7 @@ impl Killed {
         let pristine = world.outside().join("pristine");
         copy(&world.instances_path(), &pristine);
         let run = finish(&mut prune_command(&world, ["--partials"])).exits(0);
-        assert_eq!(prune::with_outcome(&run, "removed"), removable.iter().cloned().collect());
+        assert_eq!(crate::common::prune::with_outcome(&run, "removed"), removable.iter().cloned().collect());
         let in_use = vec![used, kept, "swap_64".to_owned()];
         let mut killed = Self {
             world,

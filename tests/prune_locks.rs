@@ -1,24 +1,13 @@
 //! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::{DAY, World, set_age};
-use prune::{
+use crate::common::prune::{
     InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file,
     prune_command, prune_command_at, under_strace, untouched, wait_until, with_outcome,
 };
+use crate::common::{DAY, World, set_age};
 
 const NO_ARGS: [&str; 0] = [];
 

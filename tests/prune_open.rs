@@ -1,29 +1,18 @@
 //! Prune beside a running QEMU that has a file open which nothing on the instances path names any more: the instance's
 //! directory is gone or lies elsewhere. QEMU is here the real qemu-nbd and qemu-io.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{DAY, Run, World, overlay, qemu_img, set_age, tool};
-use prune::{InUse, Running, is_locked, untouched, wait_until, with_outcome};
+use crate::common::prune::{InUse, Running, is_locked, untouched, wait_until, with_outcome};
+use crate::common::{DAY, Run, World, overlay, qemu_img, set_age, tool};
 
 const NO_ARGS: [&str; 0] = [];
 
 /// A cache file in qcow2, as nova keeps one where `force_raw_images` is off.
 fn qcow2_original(world: &World, image: &str) -> String {
     let name = nova_imagecache::cache_name::cache_file_name(image);
-    common::plain_qcow2(&world.base(&name));
+    crate::common::plain_qcow2(&world.base(&name));
     set_age(&world.base(&name), 2 * DAY);
     name
 }

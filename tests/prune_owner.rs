@@ -1,26 +1,15 @@
 //! What prune makes under `locks` is nova's from its first moment: prune runs as root, nova as the owner of the
 //! instances path, and what nova cannot open for append stops it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use common::{DAY, World, tool};
-use prune::{
+use crate::common::prune::{
     InUse, Running, chown_all, inject, is_locked, lock_file, names, owner, plain_file, prune_command,
     under_strace, wait_until,
 };
+use crate::common::{DAY, World, tool};
 
 /// The user whom nova runs as: another one if we are root, as prune is on a compute host.
 fn nova_user() -> u32 {

@@ -1,22 +1,11 @@
 //! A plan is the most that a prune removes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_mtime};
-use prune::{InUse, names, plain_file, with_outcome};
+use crate::common::prune::{InUse, names, plain_file, with_outcome};
+use crate::common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_mtime};
 use serde_json::{Value, json};
 
 const NO_ARGS: [&str; 0] = [];

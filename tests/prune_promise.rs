@@ -1,24 +1,11 @@
 //! What a dry run promises is what a real run does, on 100 random trees.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-#[path = "common/trees.rs"]
-mod trees;
-
 use std::collections::BTreeSet;
 
-use common::{Run, Snapshot, World, list, mtime, text};
-use prune::{is_now, lock_file, names, with_outcome};
+use crate::common::prune::{is_now, lock_file, names, with_outcome};
+use crate::common::trees::{Nursery, Tree, for_each_tree};
+use crate::common::{Run, Snapshot, World, list, mtime, text};
 use serde_json::Value;
-use trees::{Nursery, Tree, for_each_tree};
 
 const TREES: u32 = 100;
 

@@ -1,23 +1,12 @@
 //! Prunes, one after another, while a nova fetches images and starts instances on them all the time: no disk that was
 //! made ever loses its base file.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{DAY, World, overlay};
-use prune::{InUse, finish, hold_lock_waiting, prune_command, with_outcome};
+use crate::common::prune::{InUse, finish, hold_lock_waiting, prune_command, with_outcome};
+use crate::common::{DAY, World, overlay};
 
 const IMAGES: usize = 4;
 const HOW_LONG: Duration = Duration::from_secs(6);

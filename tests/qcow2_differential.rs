@@ -1,18 +1,7 @@
 //! The header reader against the real `qemu-img info`.
 //!
 //! Whatever qemu-img names as backing file is named the same here, or the header is an error, which makes the evidence
-//! incomplete. The count is printed: `cargo test --test qcow2_differential -- --nocapture`.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/hostile.rs"]
-mod hostile;
+//! incomplete. The count is printed: `cargo test qcow2_differential -- --nocapture`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -21,8 +10,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::tool;
-use hostile::{Numbers, by_two};
+use crate::common::hostile::{Numbers, by_two};
+use crate::common::tool;
 use nova_imagecache::{backing_name, qcow2};
 use serde_json::Value;
 

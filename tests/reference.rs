@@ -1,20 +1,9 @@
 //! nova's own unit test of the pass, case by case, on real files: tests/README.md says which test here stands for which
 //! case there.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::time::{Duration, SystemTime};
 
-use common::{DAY, HOST, HOUR, Run, World, list, mtime, set_age, set_mtime, text};
+use crate::common::{DAY, HOST, HOUR, Run, World, list, mtime, set_age, set_mtime, text};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
@@ -350,7 +339,7 @@ fn the_scene_of_verify_base_images_gives_its_active_and_removable_files() {
     }
     world.instance_disk("instance-1", &backing);
     world.instance_disk("instance-2", &backing);
-    common::plain_qcow2(&world.path("instance-3/disk"));
+    crate::common::plain_qcow2(&world.path("instance-3/disk"));
     world.inventory(&json!([
         {"image_ref": "1", "host": HOST, "name": "instance-1", "uuid": "4c7c8ac1-7b8c-4dbf-a0a0-000000000001",
          "vm_state": "", "task_state": ""},
@@ -456,7 +445,7 @@ fn a_file_is_removed_only_under_novas_lock_of_its_name() {
     }
     world.inventory(&json!([]));
 
-    let mut nova = prune::Nova::start(&world);
+    let mut nova = crate::common::prune::Nova::start(&world);
     nova.takes(&name);
     nova.takes("swap_256");
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);

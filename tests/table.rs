@@ -1,17 +1,8 @@
 //! Tables as people see them: on a real terminal, made by script(1), and in a pipe.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-
 use std::process::Command;
 
-use common::{DAY, HOST, HOUR, Run, World, tool};
+use crate::common::{DAY, HOST, HOUR, Run, World, tool};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 

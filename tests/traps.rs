@@ -2,19 +2,6 @@
 //!
 //! Every run ends within a limit, changes nothing but what it says, and leads nowhere outside the cache directory.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
-mod common;
-#[path = "common/hostile.rs"]
-mod hostile;
-#[path = "common/prune.rs"]
-mod prune;
-
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
@@ -24,11 +11,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::common::hostile::{Bait, LIMIT, header_naming, limited, sane};
+use crate::common::prune::{finish, strace_log, under_strace};
+use crate::common::{DAY, Run, Snapshot, World, overlay, set_age, set_mtime, text};
 use assert_cmd::cargo::cargo_bin;
-use common::{DAY, Run, Snapshot, World, overlay, set_age, set_mtime, text};
-use hostile::{Bait, LIMIT, header_naming, limited, sane};
 use nova_imagecache::cache_name::cache_file_name;
-use prune::{finish, strace_log, under_strace};
 use serde_json::json;
 
 /// Lays a trap of that kind at a path.
@@ -241,7 +228,7 @@ fn names_of_directories_cannot_hide_disks_nor_steer_a_terminal() {
     }
     // All of them, though some of the lossy texts may look alike.
     assert_eq!(json.json()["unreadable"].as_array().unwrap().len(), names.len());
-    let other = common::list(&json.json()["files"]).iter().filter(|it| it["kind"] == "other").count();
+    let other = crate::common::list(&json.json()["files"]).iter().filter(|it| it["kind"] == "other").count();
     assert_eq!(other, names.len());
     let not_utf8 =
         json.json()["files"].as_array().unwrap().iter().filter(|it| !it["name_bytes"].is_null()).count();
@@ -433,7 +420,7 @@ fn mtimes_of_any_century_are_told_and_judged() {
         let world = World::new();
         let name = world.original("a", DAY);
         set_mtime(&world.base(&name), mtime);
-        if common::mtime(&world.base(&name)) != mtime {
+        if crate::common::mtime(&world.base(&name)) != mtime {
             panic!(
                 "{what}: the filesystem of {} cannot hold that time: use another TMPDIR",
                 world.base(&name).display()

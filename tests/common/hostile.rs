@@ -1,13 +1,5 @@
 //! What the tests of hostile disks and broken storage share: runs that must end, and headers no qemu-img would write.
 
-#![allow(dead_code, reason = "each test binary uses its part of this")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

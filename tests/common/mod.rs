@@ -1,13 +1,11 @@
 //! A world to run the command in: an instances path of its own, disks made by the real qemu-img, inventories, and the
 //! binary with a cleared environment.
 
-#![allow(dead_code, reason = "each test binary uses its part of this")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
+pub mod hostile;
+pub mod parsers;
+pub mod prune;
+pub mod slow;
+pub mod trees;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

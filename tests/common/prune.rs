@@ -1,14 +1,6 @@
 //! What the tests of real removal need beyond the world: prune in the background and under strace, and the others who
 //! work on the same files: nova, by the real oslo.concurrency, and QEMU.
 
-#![allow(dead_code, reason = "each test binary uses its part of this")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,13 +1,5 @@
 //! Random trees of an instances path, their disks made by the real qemu-img.
 
-#![allow(dead_code, reason = "each test binary uses its part of this")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "clippy knows only #[test] functions"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
