@@ -239,8 +239,7 @@ pub fn evidence_incomplete(judgement: &Judgement<'_>) -> Option<Warning> {
 mod tests {
     use super::*;
     use crate::inventory::Row;
-    use crate::verdict::judge;
-    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, policy, row};
+    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, judge, policy, row};
 
     const REAL: Asked = Asked {
         dry_run: false,
@@ -283,9 +282,14 @@ mod tests {
         change(&mut evidence);
         let inventory = (asked.has_inventory || asked.has_libvirt).then(|| inventory(rows));
         let judgement = judge(&evidence, inventory.as_ref(), &policy(), NOW);
-        check_evidence(asked, &evidence, inventory.as_ref(), &policy(), &judgement)
-            .err()
-            .map(|error| error.to_string())
+        let case = Case {
+            asked,
+            evidence: &evidence,
+            inventory: inventory.as_ref(),
+            policy: &policy(),
+            judgement: &judgement,
+        };
+        case.check().err().map(|error| error.to_string())
     }
 
     #[test]
@@ -296,6 +300,8 @@ mod tests {
         let no_directories: fn(&mut Evidence) = |it| it.directories.clear();
         let shared_apart: fn(&mut Evidence) = |it| it.cache_is_shared_apart = true;
         let as_it_is: fn(&mut Evidence) = |_| {};
+        let no_cache: fn(&mut Evidence) = |it| it.cache = None;
+        let building = Row { task_state: Some("spawning".into()), ..row("v", "here", "a") };
         let allow = |asked| Asked { allow_empty: true, ..asked };
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         for (what, asked, rows, change, expected) in [
@@ -305,14 +311,14 @@ mod tests {
                 REAL,
                 vec![elsewhere.clone()],
                 as_it_is,
-                Some("no instance of the inventory"),
+                Some("no instance in the inventory"),
             ),
             (
                 "no instance here, dry",
                 dry(REAL),
                 vec![elsewhere.clone()],
                 as_it_is,
-                Some("no instance of the inventory"),
+                Some("no instance in the inventory"),
             ),
             ("no instance here, allowed", allow(REAL), vec![here.clone()], as_it_is, None),
             ("no instance and no disk", REAL, vec![], no_directories, None),
@@ -322,7 +328,34 @@ mod tests {
             ("disks alone, and none, allowed", allow(DISKS_ONLY), vec![], no_directories, None),
             ("host unknown", REAL, vec![row("u", "there", "a")], unknown_host, Some("host here is neither")),
             ("host unknown, dry", dry(REAL), vec![row("u", "there", "a")], unknown_host, None),
-            ("host unknown, no hosts named", REAL, vec![row("u", "", "a")], unknown_host, None),
+            (
+                "host unknown, only compute_nodes names hosts",
+                REAL,
+                vec![row("u", "", "a")],
+                unknown_host,
+                Some("host here is neither"),
+            ),
+            ("host unknown, allowed", allow(REAL), vec![row("u", "there", "a")], unknown_host, None),
+            ("host unknown, disks alone", DISKS_ONLY, vec![], unknown_host, None),
+            (
+                "no directory of the only instance",
+                REAL,
+                vec![row("v", "here", "a")],
+                as_it_is,
+                Some("not one of 1"),
+            ),
+            (
+                "no directory of the only instance, dry",
+                dry(REAL),
+                vec![row("v", "here", "a")],
+                as_it_is,
+                Some("not one of 1"),
+            ),
+            ("no directory, allowed", allow(REAL), vec![row("v", "here", "a")], as_it_is, None),
+            ("no directory, but being built", REAL, vec![here.clone(), building], as_it_is, None),
+            ("no directory of one of two", REAL, vec![here.clone(), row("v", "here", "a")], as_it_is, None),
+            ("no directory, but on a volume", REAL, vec![row("v", "here", "")], as_it_is, None),
+            ("nothing here, no cache", REAL, vec![row("v", "here", "a")], no_cache, None),
             (
                 "domains beside another host, ignoring",
                 ignoring(LIBVIRT),
@@ -356,25 +389,31 @@ mod tests {
     fn an_inventory_that_says_it_is_incomplete_stops_a_real_prune_only() {
         let incomplete =
             Inventory { incomplete: vec!["a cell is down".into()], ..inventory(&[row("u", "here", "a")]) };
-        let evidence = evidence(&[]);
+        let mut evidence = evidence(&[]);
+        add(&mut evidence, "u", vec![]);
         let judgement = judge(&evidence, Some(&incomplete), &policy(), NOW);
-        let check = |asked| check_evidence(asked, &evidence, Some(&incomplete), &policy(), &judgement);
+        let (inventory, policy, evidence, judgement) = (Some(&incomplete), &policy(), &evidence, &judgement);
+        let check = |asked| Case { asked, evidence, inventory, policy, judgement }.check();
         assert!(check(REAL).unwrap_err().to_string().contains("a cell is down"));
         assert!(check(dry(REAL)).is_ok());
     }
 
     #[test]
     fn a_host_that_nothing_names_is_warned_of() {
-        let evidence = evidence(&[]);
+        let mut evidence = evidence(&[]);
+        add(&mut evidence, "u", vec![]);
         let codes = |host: &str, inventory: Option<&Inventory>| -> Vec<&str> {
             let policy = Policy { host: host.into(), ..policy() };
             let judgement = judge(&evidence, inventory, &policy, NOW);
-            warnings(REAL, &evidence, inventory, &policy, &judgement).iter().map(|it| it.code).collect()
+            let case =
+                Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement: &judgement };
+            case.warnings().iter().map(Warning::code).collect()
         };
         let inventory = inventory(&[row("u", "here.example", "a")]);
         assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());
         assert_eq!(codes("here.example", Some(&inventory)), Vec::<&str>::new());
-        assert_eq!(codes("HERE", Some(&inventory)), ["host_unknown"]);
-        assert_eq!(codes("HERE", None), ["no_inventory"]);
+        assert_eq!(codes("HERE", Some(&inventory)), Vec::<&str>::new());
+        assert_eq!(codes("nowhere", Some(&inventory)), ["host_unknown"]);
+        assert_eq!(codes("nowhere", None), ["no_inventory"]);
     }
 }

@@ -60,7 +60,7 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
 ///
 /// # Errors
 /// Where oslo.config would not read a file, an option has a value that nova would not take or a negative age, or a
-/// reference stands for an option without a value. The error names the file, the line and the option.
+/// reference undefined option. The error names the file, the line and the option.
 pub fn parse(files: &[(String, String)], given: &[&str], machine: &str) -> Result<NovaConf> {
     let mut conf = Conf { files: Vec::new(), substitutions: Cell::new(0), machine };
     for (name, text) in files {
@@ -336,7 +336,7 @@ fn seconds(text: &str) -> Result<u64> {
     let digits = text.strip_prefix('+').unwrap_or(text);
     let is_plain = digits.split('_').all(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()));
     if !is_plain {
-        bail!("{text:?} not a number of seconds: write zero or more");
+        bail!("{text:?}: not a number of seconds: write zero or more");
     }
     digits.replace('_', "").parse().with_context(|| format!("{text} seconds"))
 }
@@ -542,11 +542,11 @@ mod tests {
             ("[DEFAULT]\nhost =\n", "1.conf: line 2: [DEFAULT] host: is empty"),
             (
                 "[image_cache]\nsubdirectory_name = _base_$my_ip\n",
-                "1.conf: line 2: [image_cache] subdirectory_name: $my_ip: stands for an option without a value",
+                "1.conf: line 2: [image_cache] subdirectory_name: $my_ip: undefined option",
             ),
-            ("[DEFAULT]\ninstances_path = $STATE_PATH\n", "$STATE_PATH: stands for"),
-            ("[DEFAULT]\ninstances_path = ${DEFAULT.state_path}\n", "$DEFAULT.state_path: stands for"),
-            ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: stands for"),
+            ("[DEFAULT]\ninstances_path = $STATE_PATH\n", "$STATE_PATH: undefined option"),
+            ("[DEFAULT]\ninstances_path = ${DEFAULT.state_path}\n", "$DEFAULT.state_path: undefined option"),
+            ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: undefined option"),
             (
                 "[DEFAULT]\ninstances_path = $instances_path\n",
                 "[DEFAULT] instances_path: stands for itself: give it a value of its own",
@@ -559,10 +559,10 @@ mod tests {
             (&long, "is longer than 4096 bytes"),
             (
                 "[libvirt]\nremove_unused_resized_minimum_age_seconds = 1h\n",
-                "[image_cache] remove_unused_resized_minimum_age_seconds: \"1h\" is no number of seconds",
+                "[image_cache] remove_unused_resized_minimum_age_seconds: \"1h\": not a number of seconds",
             ),
-            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\" is no number"),
-            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\" is no number"),
+            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\": not a number"),
+            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\": not a number"),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 99999999999999999999\n", "too large"),
             ("[image_cache]\nremove_unused_base_images = maybe\n", "\"maybe\" is none of true"),
         ] {
