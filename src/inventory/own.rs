@@ -1,16 +1,16 @@
 //! The tool's own inventory: a JSON list of instances, for operators who make it from their own database.
 
-use std::io::Read;
+use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
-use super::json::{self, ListRow, Rows, text};
-use super::{Instance, Lacks, Row, Source, Text};
+use super::json;
+use super::row::{Row, Source, non_empty, non_zero};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OwnRow {
+struct Own {
     uuid: Option<Box<str>>,
     name: Option<Box<str>>,
     host: Option<Box<str>>,
@@ -23,74 +23,37 @@ struct OwnRow {
     ephemeral_gb: Option<u64>,
 }
 
-/// Reads an own list.
-///
-/// # Errors
-/// Where the text is no list of instances: the error names the row (counted from 1) and the field.
-pub(super) fn parse(text: impl Read) -> Result<Source> {
-    let source = json::read::<Rows<OwnRow>>(text)?.source;
-    if let Some((first, second)) = first_repetition(&source.instances) {
-        let (field, id) = key(&source.instances[second]);
-        bail!(
-            "row {}: \"{field}\": {} is row {} already: list each instance once",
-            second + 1,
-            if field == "uuid" { id.to_ascii_lowercase() } else { id.to_owned() },
-            first + 1
-        );
-    }
-    Ok(source)
-}
-
-/// What tells a row from the others of its list.
-fn key(instance: &Instance) -> (&'static str, &str) {
-    match instance.first_text(Text::Uuid) {
-        Some(uuid) => ("uuid", uuid),
-        None => ("name", instance.id()),
-    }
-}
-
-/// The first row that is there already, and where: numbers are sorted, since a set of all ids takes much memory.
-fn first_repetition(instances: &[Instance]) -> Option<(usize, usize)> {
-    let compare = |a: usize, b: usize| {
-        let ((field_a, id_a), (field_b, id_b)) = (key(&instances[a]), key(&instances[b]));
-        let fold = |byte: u8| if field_a == "uuid" { byte.to_ascii_lowercase() } else { byte };
-        field_a.cmp(field_b).then_with(|| id_a.bytes().map(fold).cmp(id_b.bytes().map(fold)))
-    };
-    let mut order: Vec<usize> = (0..instances.len()).collect();
-    order.sort_unstable_by(|a, b| compare(*a, *b).then(a.cmp(b)));
-    order
-        .windows(2)
-        .filter(|pair| compare(pair[0], pair[1]).is_eq())
-        .map(|pair| (pair[0], pair[1]))
-        .min_by_key(|(_, second)| *second)
-}
-
-impl ListRow for OwnRow {
-    fn add_to(self, source: &mut Source) -> Result<(), String> {
-        let row = Row::from(self);
-        if row.uuid.is_none() && row.name.is_none() {
-            return Err("has neither \"uuid\" nor \"name\": give it one".into());
+pub(super) fn parse(text: &[u8]) -> Result<Source> {
+    let rows: Vec<Row> = json::read::<Vec<Own>>(text)?.into_iter().map(Row::from).collect();
+    let mut first_rows = HashMap::new();
+    for (row, number) in rows.iter().zip(1..) {
+        let (field, id) = match (&row.uuid, &row.name) {
+            (Some(uuid), _) => ("uuid", uuid.to_ascii_lowercase()),
+            (None, Some(name)) => ("name", name.to_string()),
+            (None, None) => bail!("row {number}: has neither \"uuid\" nor \"name\": give it one"),
+        };
+        if let Some(first) = first_rows.insert((field, id), number) {
+            bail!("row {number}: \"{field}\": the same as in row {first}: list each instance once");
         }
-        source.instances.push(Instance::new(&row));
-        Ok(())
     }
+    Ok(Source { rows, ..Source::default() })
 }
 
-impl From<OwnRow> for Row {
-    fn from(own: OwnRow) -> Self {
+impl From<Own> for Row {
+    fn from(own: Own) -> Self {
         Self {
-            uuid: text(own.uuid),
-            name: text(own.name),
-            host: text(own.host),
-            image_ref: text(own.image_ref),
-            kernel_id: text(own.kernel_id),
-            ramdisk_id: text(own.ramdisk_id),
-            vm_state: text(own.vm_state),
-            task_state: text(own.task_state),
-            swap_mb: own.swap_mb,
-            ephemeral_gb: own.ephemeral_gb,
-            // Its fields are optional: what is not there is none.
-            lacks: Lacks::default(),
+            uuid: non_empty(own.uuid),
+            name: non_empty(own.name),
+            host: non_empty(own.host),
+            image_ref: non_empty(own.image_ref),
+            kernel_id: non_empty(own.kernel_id),
+            ramdisk_id: non_empty(own.ramdisk_id),
+            vm_state: non_empty(own.vm_state),
+            task_state: non_empty(own.task_state),
+            swap_mb: non_zero(own.swap_mb),
+            ephemeral_gb: non_zero(own.ephemeral_gb),
+            // Nothing is lacking: the fields are optional, and what is not there is none.
+            ..Self::default()
         }
     }
 }
@@ -102,7 +65,6 @@ mod tests {
     #[test]
     fn errors_name_row_and_field() {
         for (text, expected) in [
-            ("", "EOF while parsing"),
             ("{}", "invalid type: map, expected a sequence"),
             ("[3]", "row 1: invalid type: integer `3`"),
             (
@@ -110,15 +72,18 @@ mod tests {
                 "row 2: \"swap_mb\": invalid type: string",
             ),
             (r#"[{"uuid": "a", "swap_mb": -1}]"#, "row 1: \"swap_mb\": invalid value"),
-            (r#"[{"uuid": "a", "image": "x"}]"#, "row 1: \"image\": unknown field `image`"),
+            (
+                r#"[{"uuid": "a", "image": "x"}]"#,
+                "row 1: \"image\": unknown field `image`, expected one of `uuid`",
+            ),
             (r#"[{"uuid": "a", "uuid": "b"}]"#, "row 1: duplicate field `uuid`"),
-            (r#"[{"uuid": "a"}, {"uuid": "A"}]"#, "row 2: \"uuid\": a is row 1 already"),
+            (r#"[{"uuid": "a"}, {"uuid": "A"}]"#, "row 2: \"uuid\": the same as in row 1: list each"),
             (
                 r#"[{"uuid": "b"}, {"uuid": "a"}, {"uuid": "b"}, {"uuid": "a"}]"#,
-                "row 3: \"uuid\": b is row 1 already",
+                "row 3: \"uuid\": the same as in row 1",
             ),
-            (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": a is row 1 already"),
-            (r#"[{"host": "a"}]"#, "row 1: has neither \"uuid\" nor \"name\""),
+            (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": the same as in row 1"),
+            (r#"[{"host": "a"}]"#, "row 1: has neither \"uuid\" nor \"name\": give it one"),
             (r#"[{"uuid": "", "name": null}]"#, "row 1: has neither"),
             (r#"[{"uuid": "a"}] x"#, "trailing characters"),
         ] {
@@ -128,8 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn empty_texts_are_none() {
-        let source = parse(&br#"[{"uuid": "a", "image_ref": "", "swap_mb": null}]"#[..]).unwrap();
-        assert_eq!(source.instances[0].row().image_ref, None);
+    fn empty_texts_null_and_zero_are_none_and_nothing_is_lacking() {
+        let text = br#"[{"uuid": "a", "image_ref": "", "host": null, "swap_mb": 0, "ephemeral_gb": 1}]"#;
+        let expected = Row { uuid: Some("a".into()), ephemeral_gb: Some(1), ..Row::default() };
+        assert_eq!(parse(text).unwrap().rows, [expected]);
     }
 }
