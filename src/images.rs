@@ -56,16 +56,10 @@ pub fn load(files: &[PathBuf]) -> Result<Option<Images>> {
 }
 
 fn merge(lists: Vec<(String, List)>) -> Images {
-    let pages: Vec<_> = lists
-        .iter()
-        .filter_map(|(name, list)| {
-            let ids = list.images.iter().map(|image| &*image.id).collect();
-            Some(page::Given { name, page: list.page.as_ref()?, ids })
-        })
-        .collect();
-    let warnings: Vec<_> = page::unfinished(&pages)
+    let pages = lists.iter().map(|(name, list)| (&**name, list.page.as_ref()));
+    let warnings: Vec<_> = page::unfinished(pages)
         .into_iter()
-        .map(|(source, why)| Warning::ImagesIncomplete { source, why })
+        .map(|(source, why)| Warning::ImagesIncomplete { source: source.into(), why })
         .collect();
     let images = lists.into_iter().flat_map(|(_, list)| list.images);
     Images {
@@ -127,7 +121,8 @@ pub fn parse(text: &[u8]) -> Result<List> {
         };
         images.push(Image { id, name: text(row.name), status: text(row.status) });
     }
-    let page = next.map(|next| Page::new(next.as_deref(), images.last().map(|it| &*it.id)));
+    let ids = images.iter().map(|image: &Image| image.id.as_str().into()).collect();
+    let page = next.map(|next| Page::new(next.as_deref(), ids));
     Ok(List { images, page })
 }
 

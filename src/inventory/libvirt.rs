@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::json::without_bom;
-use super::row::{DomainDisk, Lacks, Row, Source, non_zero};
+use super::row::{DomainDisk, Lacks, Row, Source};
 
 /// Any version: 1.0 and 1.1 do not differ in what is read here.
 const NOVA: &str = "http://openstack.org/xmlns/libvirt/nova/";
@@ -126,8 +126,8 @@ fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Ro
     let os = child(domain, "os");
     let row = Row {
         image_ref: root_image.clone().or_else(|| image_ref.clone()),
-        swap_mb: non_zero(swap),
-        ephemeral_gb: non_zero(ephemeral),
+        swap_mb: swap,
+        ephemeral_gb: ephemeral,
         lacks: Lacks {
             // nova before 2025.1 writes a flavor and no root for an instance that was booted from a volume.
             image: root.is_none() && image.is_none() && flavor.is_none(),
@@ -136,7 +136,8 @@ fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Ro
             ephemeral: ephemeral.is_none(),
         },
         ..row
-    };
+    }
+    .normalized();
     let second = (root_image.is_some() && image_ref.is_some() && root_image != image_ref)
         .then(|| Row { image_ref, ..row.clone() });
     Ok([Some(row), second].into_iter().flatten().collect())
@@ -188,7 +189,7 @@ mod tests {
                 r#"<nova:image uuid="i"><nova:properties/></nova:image>"#,
             ] {
                 let text = domain(namespace, &format!("{flavor}{image}"));
-                assert_eq!(parsed(&text).rows, [expected.clone()]);
+                assert_eq!(parsed(&text).rows, std::slice::from_ref(&expected));
                 let running = format!("<domstatus state='running'><monitor path='/m'/>{text}</domstatus>");
                 assert_eq!(parsed(&running), parsed(&text));
             }

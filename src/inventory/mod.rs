@@ -47,8 +47,12 @@ impl Inventory {
     /// Puts the sources together, each with its name. What two say of one instance is found by its uuid, in any case,
     /// or by its name where one of them knows no uuid.
     pub fn merge(named_sources: Vec<(String, Source)>) -> Self {
-        let mut inventory = Self { incomplete: unfinished_lists(&named_sources), ..Self::default() };
+        let mut inventory = Self::default();
         let mut rows = Vec::new();
+        let pages = named_sources.iter().map(|(name, source)| (&**name, source.page.as_ref()));
+        inventory
+            .incomplete
+            .extend(page::unfinished(pages).iter().map(|(name, why)| format!("{name}: {why}")));
         for (name, source) in named_sources {
             rows.extend(source.rows);
             inventory.domain_disks.extend(source.domain_disks);
@@ -67,32 +71,15 @@ impl Inventory {
     }
 }
 
-fn unfinished_lists(named_sources: &[(String, Source)]) -> Vec<String> {
-    let pages: Vec<_> = named_sources
-        .iter()
-        .filter_map(|(name, source)| {
-            let ids = source.rows.iter().filter_map(|row| row.uuid.as_deref()).collect();
-            Some(page::Given { name, page: source.page.as_ref()?, ids })
-        })
-        .collect();
-    page::unfinished(&pages).into_iter().map(|(name, why)| format!("{name}: {why}")).collect()
-}
-
 /// Joins the rows of one instance.
 fn join(mut rows: Vec<Row>) -> Vec<Instance> {
-    for uuid in rows.iter_mut().filter_map(|row| row.uuid.as_mut()) {
-        uuid.make_ascii_lowercase();
-    }
     // By uuid, then by name; rows without a uuid come first. Two sources may say the very same.
     rows.sort_unstable();
     rows.dedup();
     let with_uuid = rows.split_off(rows.partition_point(|row| row.uuid.is_none()));
     let mut instances = group(with_uuid, |row| &row.uuid);
-    if rows.is_empty() {
-        return instances;
-    }
     let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
-    for (index, instance) in instances.iter().enumerate() {
+    for (index, instance) in instances.iter().enumerate().filter(|_| !rows.is_empty()) {
         for name in instance.texts(|row| &row.name) {
             by_name.entry(name.into()).or_insert(index);
         }
@@ -120,20 +107,18 @@ fn group(rows: Vec<Row>, by: impl Fn(&Row) -> &Option<Box<str>>) -> Vec<Instance
 
 /// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    type IsLacking = fn(&Lacks) -> bool;
-    type Note = fn(Lacking) -> Warning;
-    let notes: [(Note, IsLacking); 4] = [
-        (Warning::LacksImage, |lacks| lacks.image),
-        (Warning::LacksKernel, |lacks| lacks.kernel),
-        (Warning::LacksSwap, |lacks| lacks.swap),
-        (Warning::LacksEphemeral, |lacks| lacks.ephemeral),
-    ];
-    let note = |(note, is_lacking): (Note, IsLacking)| {
+    let note = |is_lacking: fn(&Lacks) -> bool, warning: fn(Lacking) -> Warning| {
         let mut without = instances.iter().filter(|it| it.lacks(is_lacking));
         let first = without.next()?.id().to_owned();
-        Some(note(Lacking { first, more: without.count() }))
+        Some(warning(Lacking { first, more: without.count() }))
     };
-    notes.into_iter().filter_map(note).collect()
+    let notes = [
+        note(|lacks| lacks.image, Warning::LacksImage),
+        note(|lacks| lacks.kernel, Warning::LacksKernel),
+        note(|lacks| lacks.swap, Warning::LacksSwap),
+        note(|lacks| lacks.ephemeral, Warning::LacksEphemeral),
+    ];
+    notes.into_iter().flatten().collect()
 }
 
 /// The most that an inventory or a list of images may have, in bytes: that of 200,000 servers and more.
@@ -143,19 +128,15 @@ const MOST: u64 = 1 << 30;
 /// twenty times their size.
 const MOST_OF_DOMAIN: u64 = 1 << 20;
 
+/// A file and its bytes.
+type Text = (PathBuf, Vec<u8>);
+
 /// The bytes of all sources.
 #[derive(Debug)]
 pub struct Texts {
-    inventory: Vec<(PathBuf, Vec<u8>)>,
-    libvirt: Vec<Domains>,
-}
-
-/// What a `--libvirt` names: a file, or the files of a folder.
-#[derive(Debug)]
-struct Domains {
-    path: PathBuf,
-    is_folder: bool,
-    files: Vec<(PathBuf, Vec<u8>)>,
+    inventory: Vec<Text>,
+    /// By what `--libvirt` names: a file, or a folder of any number of them.
+    libvirt: Vec<(PathBuf, Vec<Text>)>,
 }
 
 /// Reads the files that `--inventory` names (`-` is standard input), and the domain XML, a file or a folder each, that
@@ -164,11 +145,13 @@ struct Domains {
 /// # Errors
 /// Where one cannot be read.
 pub fn read(files: &[PathBuf], libvirt: &[PathBuf]) -> Result<Texts> {
-    let text = |file: &PathBuf| Ok((file.clone(), read_list("--inventory", file)?));
-    let domains =
-        |path: &PathBuf| read_domains(path).with_context(|| format!("--libvirt {}", path.display()));
+    let list = |file: &PathBuf| Ok((file.clone(), read_list("--inventory", file)?));
+    let domains = |path: &PathBuf| {
+        let files = read_domains(path).with_context(|| format!("--libvirt {}", path.display()))?;
+        Ok((path.clone(), files))
+    };
     Ok(Texts {
-        inventory: files.iter().map(text).collect::<Result<_>>()?,
+        inventory: files.iter().map(list).collect::<Result<_>>()?,
         libvirt: libvirt.iter().map(domains).collect::<Result<_>>()?,
     })
 }
@@ -185,37 +168,27 @@ impl Texts {
             let source = parse(&text).with_context(|| format!("--inventory {}", file.display()))?;
             sources.push((name(&file), source));
         }
-        for domains in self.libvirt {
-            let source = domains.parse(host)?;
-            if source.is_none() {
-                warnings.push(Warning::NoDomains { path: domains.path.display().to_string() });
+        for (path, files) in self.libvirt {
+            let mut all: Option<Source> = None;
+            for (file, text) in files {
+                let source =
+                    parse_domain(&text, host).with_context(|| format!("--libvirt {}", file.display()))?;
+                if let Some(source) = source {
+                    let all = all.get_or_insert_default();
+                    all.rows.extend(source.rows);
+                    all.domain_disks.extend(source.domain_disks);
+                } else if file == path {
+                    bail!("--libvirt {}: is no domain XML: name what virsh dumpxml prints", path.display());
+                }
             }
-            sources.push((name(&domains.path), source.unwrap_or_default()));
+            if all.is_none() {
+                warnings.push(Warning::NoDomains { path: path.display().to_string() });
+            }
+            sources.push((path.display().to_string(), all.unwrap_or_default()));
         }
         let mut inventory = Inventory::merge(sources);
         inventory.warnings.append(&mut warnings);
         Ok(inventory)
-    }
-}
-
-impl Domains {
-    /// `None` for a folder without any domain.
-    fn parse(&self, host: &str) -> Result<Option<Source>> {
-        let mut all: Option<Source> = None;
-        for (file, text) in &self.files {
-            match parse_domain(text, host).with_context(|| format!("--libvirt {}", file.display()))? {
-                Some(source) => {
-                    let all = all.get_or_insert_default();
-                    all.rows.extend(source.rows);
-                    all.domain_disks.extend(source.domain_disks);
-                }
-                None if self.is_folder => {}
-                None => {
-                    bail!("--libvirt {}: is no domain XML: name what virsh dumpxml prints", file.display())
-                }
-            }
-        }
-        Ok(all)
     }
 }
 
@@ -260,11 +233,9 @@ fn read_bounded(opened: impl Read, most: u64) -> Result<Vec<u8>> {
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
 /// the same files. What else is in a folder does not matter: libvirt keeps its networks there too.
-fn read_domains(path: &Path) -> Result<Domains> {
-    let is_folder = fs_err::metadata(path)?.is_dir();
-    if !is_folder {
-        let text = read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?;
-        return Ok(Domains { path: path.into(), is_folder, files: vec![(path.into(), text)] });
+fn read_domains(path: &Path) -> Result<Vec<Text>> {
+    if !fs_err::metadata(path)?.is_dir() {
+        return Ok(vec![(path.into(), read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
     }
     let mut names = xml_files(path)?;
     let autostart = path.join("autostart");
@@ -274,23 +245,20 @@ fn read_domains(path: &Path) -> Result<Domains> {
     let mut seen = HashSet::new();
     let mut files = Vec::new();
     for file in names {
-        // A FIFO or a device is no domain, and opening one may wait for ever.
         let metadata = match fs_err::metadata(&file) {
-            // The domain was undefined since the folder was listed, or a link was left behind.
+            // The domain was undefined since the folder was listed, or its autostart link was left behind.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             metadata => metadata?,
         };
+        // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
         if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-            let flags = OFlag::O_NONBLOCK.bits();
-            let opened = match fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened?,
-            };
+            let mut options = fs_err::OpenOptions::new();
+            let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&file)?;
             let text = read_bounded(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
             files.push((file, text));
         }
     }
-    Ok(Domains { path: path.into(), is_folder, files })
+    Ok(files)
 }
 
 fn xml_files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -310,12 +278,8 @@ mod tests {
     use super::*;
 
     fn row(uuid: Option<&str>, name: Option<&str>, image: Option<&str>) -> Row {
-        Row {
-            uuid: uuid.map(Into::into),
-            name: name.map(Into::into),
-            image_ref: image.map(Into::into),
-            ..Row::default()
-        }
+        let text = |text: Option<&str>| text.map(Into::into);
+        Row { uuid: text(uuid), name: text(name), image_ref: text(image), ..Row::default() }.normalized()
     }
 
     fn source(rows: &[Row]) -> (String, Source) {
@@ -353,15 +317,15 @@ mod tests {
 
     #[test]
     fn a_next_page_that_is_not_given_makes_the_inventory_incomplete() {
-        let page = |id: &str, page| {
-            let rows = vec![row(Some(id), None, None)];
-            (id.to_owned(), Source { rows, page: Some(page), ..Source::default() })
+        let page = |id: &str, next| {
+            let source = Source { page: Some(Page::new(next, vec![id.into()])), ..Source::default() };
+            (id.to_owned(), source)
         };
-        let first = page("a", Page::ContinuesAfter(Some("a".into())));
+        let first = page("a", Some("?marker=a"));
         let own = source(&[row(Some("b"), None, None)]);
         let expected = ["a: has a next page, after a, that was not given: give all pages"];
         assert_eq!(Inventory::merge(vec![first.clone(), own]).incomplete, expected);
-        assert_eq!(Inventory::merge(vec![first, page("b", Page::Last)]).incomplete, [""; 0]);
+        assert_eq!(Inventory::merge(vec![first, page("b", None)]).incomplete, [""; 0]);
     }
 
     #[test]

@@ -3,59 +3,25 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail};
-use serde::Deserialize;
 
 use super::json;
-use super::row::{Row, Source, non_empty, non_zero};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Own {
-    uuid: Option<Box<str>>,
-    name: Option<Box<str>>,
-    host: Option<Box<str>>,
-    image_ref: Option<Box<str>>,
-    kernel_id: Option<Box<str>>,
-    ramdisk_id: Option<Box<str>>,
-    vm_state: Option<Box<str>>,
-    task_state: Option<Box<str>>,
-    swap_mb: Option<u64>,
-    ephemeral_gb: Option<u64>,
-}
+use super::row::{Row, Source};
 
 pub(super) fn parse(text: &[u8]) -> Result<Source> {
-    let rows: Vec<Row> = json::read::<Vec<Own>>(text)?.into_iter().map(Row::from).collect();
-    let mut first_rows = HashMap::new();
+    // Nothing is lacking in a row: its fields are optional, and what is not there is none.
+    let rows: Vec<Row> = json::read::<Vec<Row>>(text)?.into_iter().map(Row::normalized).collect();
+    let mut numbers = HashMap::new();
     for (row, number) in rows.iter().zip(1..) {
-        let (field, id) = match (&row.uuid, &row.name) {
-            (Some(uuid), _) => ("uuid", uuid.to_ascii_lowercase()),
-            (None, Some(name)) => ("name", name.to_string()),
+        let key = match (&row.uuid, &row.name) {
+            (Some(uuid), _) => ("uuid", uuid),
+            (None, Some(name)) => ("name", name),
             (None, None) => bail!("row {number}: has neither \"uuid\" nor \"name\": give it one"),
         };
-        if let Some(first) = first_rows.insert((field, id), number) {
-            bail!("row {number}: \"{field}\": the same as in row {first}: list each instance once");
+        if let Some(first) = numbers.insert(key, number) {
+            bail!("row {number}: \"{}\": the same as in row {first}: list each instance once", key.0);
         }
     }
     Ok(Source { rows, ..Source::default() })
-}
-
-impl From<Own> for Row {
-    fn from(own: Own) -> Self {
-        Self {
-            uuid: non_empty(own.uuid),
-            name: non_empty(own.name),
-            host: non_empty(own.host),
-            image_ref: non_empty(own.image_ref),
-            kernel_id: non_empty(own.kernel_id),
-            ramdisk_id: non_empty(own.ramdisk_id),
-            vm_state: non_empty(own.vm_state),
-            task_state: non_empty(own.task_state),
-            swap_mb: non_zero(own.swap_mb),
-            ephemeral_gb: non_zero(own.ephemeral_gb),
-            // Nothing is lacking: the fields are optional, and what is not there is none.
-            ..Self::default()
-        }
-    }
 }
 
 #[cfg(test)]

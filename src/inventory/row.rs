@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 use super::page::Page;
 
-/// One instance as one source describes it. What the source does not say, or says with an empty text or a zero, is
-/// `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// One instance as one source describes it; serde reads the tool's own form of it. What the source does not say, or
+/// says with an empty text or a zero, is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Row {
     pub uuid: Option<Box<str>>,
     /// nova's own name, `instance-0000000a`; not the display name.
@@ -14,6 +17,7 @@ pub struct Row {
     pub host: Option<Box<str>>,
     /// The image it was started from; none where it boots from a volume.
     pub image_ref: Option<Box<str>>,
+    #[serde(skip)]
     pub image_name: Option<Box<str>>,
     pub kernel_id: Option<Box<str>>,
     pub ramdisk_id: Option<Box<str>>,
@@ -23,8 +27,29 @@ pub struct Row {
     pub swap_mb: Option<u64>,
     /// The flavor's ephemeral disk in GiB.
     pub ephemeral_gb: Option<u64>,
+    #[serde(skip)]
     pub lacks: Lacks,
+    #[serde(skip)]
     pub is_from_libvirt: bool,
+}
+
+impl Row {
+    /// Sources write "none" as an empty text or a zero too, and may write a uuid in capitals.
+    pub(super) fn normalized(mut self) -> Self {
+        let Self {
+            uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
+        } = &mut self;
+        for text in [uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state] {
+            text.take_if(|it| it.is_empty());
+        }
+        for size in [&mut self.swap_mb, &mut self.ephemeral_gb] {
+            size.take_if(|it| *it == 0);
+        }
+        if let Some(uuid) = &mut self.uuid {
+            uuid.make_ascii_lowercase();
+        }
+        self
+    }
 }
 
 /// Which facts the source of a row does not tell, which is other than telling that there is none.
@@ -134,14 +159,4 @@ pub struct Source {
     pub is_at_client_limit: bool,
     /// Where the source is a page of the API's.
     pub page: Option<Page>,
-}
-
-/// A text of a source, empty ones left out: sources write "none" as `""` too.
-pub(super) fn non_empty(text: Option<Box<str>>) -> Option<Box<str>> {
-    text.filter(|it| !it.is_empty())
-}
-
-/// A size of a flavor; 0 means that there is no such disk.
-pub(super) fn non_zero(size: Option<u64>) -> Option<u64> {
-    size.filter(|it| *it > 0)
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use super::json;
-use super::row::{Lacks, Row, Source, non_empty};
+use super::row::{Lacks, Row, Source};
 
 /// What the client writes for the id and the name of the image of a server that has none.
 const BOOTED_FROM_VOLUME: &str = "N/A (booted from volume)";
@@ -68,7 +68,8 @@ impl From<Listed> for Row {
     fn from(listed: Listed) -> Self {
         let (vm_state, task_state) = states(listed.status());
         // Some versions print Python's None as text.
-        let value = |text| non_empty(text).filter(|it| !matches!(&**it, "None" | BOOTED_FROM_VOLUME));
+        let value =
+            |text: Option<Box<str>>| text.filter(|it| !matches!(&**it, "" | "None" | BOOTED_FROM_VOLUME));
         Self {
             uuid: Some(listed.id),
             host: value(listed.host),
@@ -79,6 +80,7 @@ impl From<Listed> for Row {
             task_state: value(listed.task_state).or(task_state.map(Into::into)),
             ..Self::default()
         }
+        .normalized()
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::json;
 use super::page::Page;
-use super::row::{Lacks, Row, Source, non_empty, non_zero};
+use super::row::{Lacks, Row, Source};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -44,18 +44,18 @@ struct Server {
     vm_state: Option<Box<str>>,
     #[serde(rename = "OS-EXT-STS:task_state")]
     task_state: Option<Box<str>>,
-    image: Option<Image>,
+    image: Option<OrEmpty<Image>>,
     flavor: Option<Flavor>,
 }
 
 #[derive(Default, Deserialize)]
 struct Flavor {
-    vcpus: Option<Number>,
-    swap: Option<Number>,
-    ephemeral: Option<Number>,
+    vcpus: Option<OrEmpty<u64>>,
+    swap: Option<OrEmpty<u64>>,
+    ephemeral: Option<OrEmpty<u64>>,
     /// The name that flavors of their own have in the API, and so in the SDK.
     #[serde(rename = "OS-FLV-EXT-DATA:ephemeral")]
-    ephemeral_of_sdk: Option<Number>,
+    ephemeral_of_sdk: Option<OrEmpty<u64>>,
 }
 
 /// # Errors
@@ -72,10 +72,10 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     if !servers.is_empty() && incomplete.is_empty() && servers.iter().all(|it| it.image.is_none()) {
         bail!("no row has an \"image\": give what GET /servers/detail answers, not GET /servers");
     }
-    let next =
-        answer.servers_links.unwrap_or_default().into_iter().find(|it| it.rel.as_deref() == Some("next"));
-    let next = next.map(|it| it.href.unwrap_or_default());
-    let page = Page::new(next.as_deref(), servers.last().map(|it| &*it.id));
+    let links = answer.servers_links.unwrap_or_default();
+    let next = links.iter().find(|it| it.rel.as_deref() == Some("next"));
+    let next = next.map(|it| it.href.as_deref().unwrap_or_default());
+    let page = Page::new(next, servers.iter().map(|it| it.id.clone()).collect());
     let rows = servers.into_iter().map(Row::from).collect();
     Ok(Source { rows, incomplete, page: Some(page), ..Source::default() })
 }
@@ -83,8 +83,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
 impl Server {
     /// Little is known of an instance in a cell that is down; even that it has no image may be a guess.
     fn incomplete(&self) -> Option<String> {
-        let is_without_image = self.image.as_ref().is_none_or(|image| image.0.is_none());
-        (self.status.as_deref() == Some("UNKNOWN") && is_without_image)
+        let has_image = matches!(&self.image, Some(OrEmpty::Is(Image { id: Some(_) })));
+        (self.status.as_deref() == Some("UNKNOWN") && !has_image)
             .then(|| format!("the cell of {} did not answer (status UNKNOWN, no image)", self.id))
     }
 }
@@ -92,82 +92,59 @@ impl Server {
 impl From<Server> for Row {
     fn from(server: Server) -> Self {
         let mut flavor = server.flavor.unwrap_or_default();
-        if matches!(flavor.vcpus, Some(Number(0))) {
+        if matches!(flavor.vcpus, Some(OrEmpty::Is(0))) {
             // No flavor is without CPUs: the SDK writes zeros for what the API did not tell.
             flavor = Flavor::default();
         }
         let (swap, ephemeral) = (flavor.swap, flavor.ephemeral.or(flavor.ephemeral_of_sdk));
         Self {
             uuid: Some(server.id),
-            name: non_empty(server.instance_name),
-            host: non_empty(server.host),
+            name: server.instance_name,
+            host: server.host,
             lacks: Lacks {
                 image: server.image.is_none(),
                 kernel: server.kernel_id.is_none() || server.ramdisk_id.is_none(),
                 swap: swap.is_none(),
                 ephemeral: ephemeral.is_none(),
             },
-            image_ref: server.image.and_then(|image| image.0),
-            kernel_id: non_empty(server.kernel_id),
-            ramdisk_id: non_empty(server.ramdisk_id),
-            vm_state: non_empty(server.vm_state),
-            task_state: non_empty(server.task_state),
-            swap_mb: non_zero(swap.map(|it| it.0)),
-            ephemeral_gb: non_zero(ephemeral.map(|it| it.0)),
+            image_ref: server.image.and_then(OrEmpty::value).and_then(|image| image.id),
+            kernel_id: server.kernel_id,
+            ramdisk_id: server.ramdisk_id,
+            vm_state: server.vm_state,
+            task_state: server.task_state,
+            swap_mb: swap.and_then(OrEmpty::value),
+            ephemeral_gb: ephemeral.and_then(OrEmpty::value),
             ..Self::default()
         }
+        .normalized()
     }
 }
 
-/// `{"id": …}`; `""` or `{}` for a server that was booted from a volume.
+/// `{}`, as the SDK writes it, is no image either.
 #[derive(Deserialize)]
-#[serde(try_from = "ImageForm")]
-struct Image(Option<Box<str>>);
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected an object with an id, or an empty text")]
-enum ImageForm {
-    Object { id: Option<Box<str>> },
-    Text(Box<str>),
+struct Image {
+    id: Option<Box<str>>,
 }
 
-impl TryFrom<ImageForm> for Image {
-    type Error = String;
-
-    fn try_from(form: ImageForm) -> Result<Self, String> {
-        match form {
-            ImageForm::Object { id } => Ok(Self(non_empty(id))),
-            ImageForm::Text(text) if text.is_empty() => Ok(Self(None)),
-            ImageForm::Text(text) => {
-                Err(format!("{text:?}: expected an object with an id, or an empty text"))
-            }
-        }
-    }
+/// The API writes `""` for an image and for a swap that are none.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an object (image), a whole number (sizes) or an empty text")]
+enum OrEmpty<T> {
+    Is(T),
+    Empty(Empty),
 }
 
-/// A whole number; the API writes a swap of 0 as `""`.
 #[derive(Deserialize)]
-#[serde(try_from = "NumberForm")]
-struct Number(u64);
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a whole number, or an empty text")]
-enum NumberForm {
-    Number(u64),
-    Text(Box<str>),
+enum Empty {
+    #[serde(rename = "")]
+    Text,
 }
 
-impl TryFrom<NumberForm> for Number {
-    type Error = String;
-
-    fn try_from(form: NumberForm) -> Result<Self, String> {
-        match form {
-            NumberForm::Number(number) => Ok(Self(number)),
-            NumberForm::Text(text) if text.is_empty() => Ok(Self(0)),
-            NumberForm::Text(text) => text
-                .parse()
-                .map(Self)
-                .map_err(|_| format!("{text:?}: expected a whole number, or an empty text")),
+impl<T> OrEmpty<T> {
+    fn value(self) -> Option<T> {
+        match self {
+            Self::Is(value) => Some(value),
+            Self::Empty(Empty::Text) => None,
         }
     }
 }
@@ -234,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_numbers_or_texts() {
+    fn sizes_are_numbers_or_empty_texts() {
         for (flavor, swap, ephemeral) in [
             (r#""swap": "", "ephemeral": 0"#, (None, false), (None, false)),
             (r#""swap": 0, "OS-FLV-EXT-DATA:ephemeral": 7"#, (None, false), (Some(7), false)),
             (
-                r#""swap": "512", "ephemeral": 5, "OS-FLV-EXT-DATA:ephemeral": 5"#,
+                r#""swap": 512, "ephemeral": 5, "OS-FLV-EXT-DATA:ephemeral": 5"#,
                 (Some(512), false),
                 (Some(5), false),
             ),
@@ -268,17 +245,15 @@ mod tests {
 
     #[test]
     fn only_a_link_to_the_next_page_says_that_there_is_one() {
-        for (links, expected) in [
-            ("", Page::Last),
-            (r#", "servers_links": null"#, Page::Last),
-            (r#", "servers_links": [{"rel": "previous", "href": "x"}]"#, Page::Last),
-            (r#", "servers_links": [{"rel": "next"}]"#, Page::ContinuesAfter(None)),
-            (
-                r#", "servers_links": [{"rel": "next", "href": "p?marker=a"}]"#,
-                Page::ContinuesAfter(Some("a".into())),
-            ),
+        for (links, next) in [
+            ("", None),
+            (r#", "servers_links": null"#, None),
+            (r#", "servers_links": [{"rel": "previous", "href": "x"}]"#, None),
+            (r#", "servers_links": [{"rel": "next"}]"#, Some("")),
+            (r#", "servers_links": [{"rel": "next", "href": "p?marker=a"}]"#, Some("p?marker=a")),
         ] {
             let text = format!("{{\"servers\": [{{\"id\": \"a\", \"image\": \"\"}}]{links}}}");
+            let expected = Page::new(next, vec!["a".into()]);
             assert_eq!(parse(text.as_bytes()).unwrap().page, Some(expected), "{links}");
         }
         assert_eq!(parse(b"{\"servers\": []}").unwrap().rows, []);
@@ -299,17 +274,14 @@ mod tests {
                 r#"{"servers": [{"id": "a", "image": ""}, {"id": "b", "image": 3}]}"#,
                 "row 2: \"image\": expected an object",
             ),
-            (
-                r#"{"servers": [{"id": "a", "image": "b"}]}"#,
-                "row 1: \"image\": \"b\": expected an object with an id",
-            ),
+            (r#"{"servers": [{"id": "a", "image": "b"}]}"#, "row 1: \"image\": expected an object (image)"),
             (
                 r#"{"servers": [{"id": "a", "flavor": {"swap": -1}}]}"#,
-                "row 1: \"flavor\": \"swap\": expected a whole",
+                "row 1: \"flavor\": \"swap\": expected",
             ),
             (
                 r#"{"servers": [{"id": "a", "flavor": {"ephemeral": "x"}}]}"#,
-                "\"ephemeral\": \"x\": expected a whole",
+                "\"ephemeral\": expected an object (image), a whole number",
             ),
             (r#"{"servers": [{"id": "a", "id": "b"}]}"#, "duplicate field `id`"),
             (
