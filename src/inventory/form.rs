@@ -69,7 +69,7 @@ mod tests {
             (b"{\"images\": []}", "is a list of images: give it to --images"),
             (bomb.as_bytes(), "invalid type: sequence"),
             (bomb_in_row.as_bytes(), "row 1: \"uuid\": invalid type: sequence"),
-            (bomb_in_image.as_bytes(), "row 1: \"image\": recursion limit"),
+            (bomb_in_image.as_bytes(), "recursion limit exceeded"),
             (bomb_of_objects.as_bytes(), "\"servers\": invalid type: map, expected a sequence"),
             (long.as_bytes(), "row 1: \"swap_mb\": invalid type: string"),
             (long_key.as_bytes(), "unknown field"),

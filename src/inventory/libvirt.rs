@@ -112,35 +112,29 @@ fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'inp
     })
 }
 
-/// The row with what nova's metadata tells, and a second one where `nova:image` names another image than `nova:root`:
-/// both are kept.
+/// The row with what nova's metadata tells, once for each image that it names: `nova:image` may name another image than
+/// `nova:root`, and both are kept.
 fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Row>> {
-    let uuid_of = |node: Option<Node<'_, '_>>| {
-        node.and_then(|it| it.attribute("uuid")).filter(|it| !it.is_empty()).map(Box::from)
-    };
     let (root, image, flavor) =
         (child(instance, "root"), child(instance, "image"), child(instance, "flavor"));
-    let root_image: Option<Box<str>> = uuid_of(root.filter(|it| it.attribute("type") == Some("image")));
-    let image_ref: Option<Box<str>> = uuid_of(image);
-    let (swap, ephemeral) = (size(flavor, "swap")?, size(flavor, "ephemeral")?);
+    let (swap_mb, ephemeral_gb) = (size(flavor, "swap")?, size(flavor, "ephemeral")?);
     let os = child(domain, "os");
-    let row = Row {
-        image_ref: root_image.clone().or_else(|| image_ref.clone()),
-        swap_mb: swap,
-        ephemeral_gb: ephemeral,
-        lacks: Lacks {
-            // nova before 2025.1 writes a flavor and no root for an instance that was booted from a volume.
-            image: root.is_none() && image.is_none() && flavor.is_none(),
-            kernel: ["kernel", "initrd"].iter().any(|it| os.and_then(|os| child(os, it)).is_some()),
-            swap: swap.is_none(),
-            ephemeral: ephemeral.is_none(),
-        },
-        ..row
+    let lacks = Lacks {
+        // nova before 2025.1 writes a flavor and no root for an instance that was booted from a volume.
+        image: root.is_none() && image.is_none() && flavor.is_none(),
+        kernel: ["kernel", "initrd"].iter().any(|it| os.and_then(|os| child(os, it)).is_some()),
+        swap: swap_mb.is_none(),
+        ephemeral: ephemeral_gb.is_none(),
+    };
+    let row = Row { swap_mb, ephemeral_gb, lacks, ..row }.normalized();
+    let root = root.filter(|it| it.attribute("type") == Some("image"));
+    let images = [root, image].into_iter().flatten().filter_map(|it| it.attribute("uuid"));
+    let mut images: Vec<_> = images.filter(|id| !id.is_empty()).collect();
+    images.dedup();
+    if images.is_empty() {
+        return Ok(vec![row]);
     }
-    .normalized();
-    let second = (root_image.is_some() && image_ref.is_some() && root_image != image_ref)
-        .then(|| Row { image_ref, ..row.clone() });
-    Ok([Some(row), second].into_iter().flatten().collect())
+    Ok(images.into_iter().map(|id| Row { image_ref: Some(id.into()), ..row.clone() }).collect())
 }
 
 fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {

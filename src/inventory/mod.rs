@@ -237,11 +237,16 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     if !fs_err::metadata(path)?.is_dir() {
         return Ok(vec![(path.into(), read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
     }
-    let mut names = xml_files(path)?;
-    let autostart = path.join("autostart");
-    if autostart.is_dir() {
-        names.extend(xml_files(&autostart)?);
+    let mut names = Vec::new();
+    for folder in [path.to_owned(), path.join("autostart")] {
+        if folder.is_dir() {
+            for entry in fs_err::read_dir(folder)? {
+                names.push(entry?.path());
+            }
+        }
     }
+    names.retain(|it| it.extension().is_some_and(|extension| extension == "xml"));
+    names.sort_unstable();
     let mut seen = HashSet::new();
     let mut files = Vec::new();
     for file in names {
@@ -258,18 +263,6 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
             files.push((file, text));
         }
     }
-    Ok(files)
-}
-
-fn xml_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|it| it == "xml") {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
     Ok(files)
 }
 

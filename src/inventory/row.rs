@@ -160,3 +160,22 @@ pub struct Source {
     /// Where the source is a page of the API's.
     pub page: Option<Page>,
 }
+
+impl Source {
+    /// Adds a server of the API's. Of one in a cell that is down little is known; even that it has no image may be a
+    /// guess.
+    pub(super) fn push_server(&mut self, server: Row, status: Option<&str>) {
+        let server = server.normalized();
+        if status == Some("UNKNOWN") && server.image_ref.is_none() {
+            let id = server.uuid.as_deref().unwrap_or_default();
+            self.incomplete
+                .push(format!("the cell of {id} did not answer (status UNKNOWN, no image): try again later"));
+        }
+        self.rows.push(server);
+    }
+
+    /// Whether this is a list that leaves out the images of all servers.
+    pub(super) fn lacks_images(&self) -> bool {
+        self.incomplete.is_empty() && !self.rows.is_empty() && self.rows.iter().all(|row| row.lacks.image)
+    }
+}

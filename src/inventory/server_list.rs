@@ -37,51 +37,35 @@ struct Listed {
 /// A list without image ids is refused as well: taking it would leave every image to the disks.
 pub(super) fn parse(text: &[u8]) -> Result<Source> {
     let listed: Vec<Listed> = json::read(text)?;
-    let incomplete: Vec<_> = listed.iter().filter_map(Listed::incomplete).collect();
-    if !listed.is_empty() && incomplete.is_empty() && listed.iter().all(|it| it.image_id.is_none()) {
+    let mut source = Source { is_at_client_limit: listed.len() == PAGE_LIMIT, ..Source::default() };
+    let mut is_of_images = false;
+    for server in listed {
+        let status = server.status.as_deref().unwrap_or_default();
         // The states of servers are in capitals, those of images are not.
-        if listed.iter().any(|it| it.status().starts_with(|first: char| first.is_ascii_lowercase())) {
-            bail!("is a list of images: give it to --images");
-        }
-        bail!("no row has an \"Image ID\": list the servers with --long");
-    }
-    let is_at_client_limit = listed.len() == PAGE_LIMIT;
-    let rows = listed.into_iter().map(Row::from).collect();
-    Ok(Source { rows, incomplete, is_at_client_limit, ..Source::default() })
-}
-
-impl Listed {
-    fn status(&self) -> &str {
-        self.status.as_deref().unwrap_or_default()
-    }
-
-    /// The client may write a server in a cell that is down as if it had been booted from a volume.
-    fn incomplete(&self) -> Option<String> {
-        let is_without_image =
-            matches!(self.image_id.as_deref(), None | Some("" | "None" | BOOTED_FROM_VOLUME));
-        (self.status() == "UNKNOWN" && is_without_image)
-            .then(|| format!("the cell of {} did not answer (status UNKNOWN, no image)", self.id))
-    }
-}
-
-impl From<Listed> for Row {
-    fn from(listed: Listed) -> Self {
-        let (vm_state, task_state) = states(listed.status());
+        is_of_images |= status.starts_with(|first: char| first.is_ascii_lowercase());
+        let (vm_state, task_state) = states(status);
         // Some versions print Python's None as text.
         let value =
             |text: Option<Box<str>>| text.filter(|it| !matches!(&**it, "" | "None" | BOOTED_FROM_VOLUME));
-        Self {
-            uuid: Some(listed.id),
-            host: value(listed.host),
-            lacks: Lacks { image: listed.image_id.is_none(), kernel: true, swap: true, ephemeral: true },
-            image_ref: value(listed.image_id),
-            image_name: value(listed.image_name),
+        let row = Row {
+            uuid: Some(server.id),
+            host: value(server.host),
+            lacks: Lacks { image: server.image_id.is_none(), kernel: true, swap: true, ephemeral: true },
+            image_ref: value(server.image_id),
+            image_name: value(server.image_name),
             vm_state: vm_state.map(Into::into),
-            task_state: value(listed.task_state).or(task_state.map(Into::into)),
-            ..Self::default()
-        }
-        .normalized()
+            task_state: value(server.task_state).or(task_state.map(Into::into)),
+            ..Row::default()
+        };
+        source.push_server(row, Some(status));
     }
+    if source.lacks_images() && is_of_images {
+        bail!("is a list of images: give it to --images");
+    }
+    if source.lacks_images() {
+        bail!("no row has an \"Image ID\": list the servers with --long");
+    }
+    Ok(source)
 }
 
 /// The `vm_state` and `task_state` behind the API's status, as far as a verdict depends on them.

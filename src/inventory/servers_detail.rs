@@ -22,8 +22,9 @@ struct Answer {
 
 #[derive(Deserialize)]
 struct Link {
-    rel: Option<Box<str>>,
-    href: Option<Box<str>>,
+    rel: Box<str>,
+    #[serde(default)]
+    href: Box<str>,
 }
 
 /// Null is lacking throughout; nova itself writes `""` for none.
@@ -52,10 +53,8 @@ struct Server {
 struct Flavor {
     vcpus: Option<OrEmpty<u64>>,
     swap: Option<OrEmpty<u64>>,
+    #[serde(alias = "OS-FLV-EXT-DATA:ephemeral")]
     ephemeral: Option<OrEmpty<u64>>,
-    /// The name that flavors of their own have in the API, and so in the SDK.
-    #[serde(rename = "OS-FLV-EXT-DATA:ephemeral")]
-    ephemeral_of_sdk: Option<OrEmpty<u64>>,
 }
 
 /// # Errors
@@ -68,56 +67,39 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     }
     let servers =
         answer.servers.context("has no list of \"servers\": give what GET /servers/detail answers")?;
-    let incomplete: Vec<_> = servers.iter().filter_map(Server::incomplete).collect();
-    if !servers.is_empty() && incomplete.is_empty() && servers.iter().all(|it| it.image.is_none()) {
-        bail!("no row has an \"image\": give what GET /servers/detail answers, not GET /servers");
-    }
     let links = answer.servers_links.unwrap_or_default();
-    let next = links.iter().find(|it| it.rel.as_deref() == Some("next"));
-    let next = next.map(|it| it.href.as_deref().unwrap_or_default());
+    let next = links.iter().find(|it| &*it.rel == "next").map(|it| &*it.href);
     let page = Page::new(next, servers.iter().map(|it| it.id.clone()).collect());
-    let rows = servers.into_iter().map(Row::from).collect();
-    Ok(Source { rows, incomplete, page: Some(page), ..Source::default() })
-}
-
-impl Server {
-    /// Little is known of an instance in a cell that is down; even that it has no image may be a guess.
-    fn incomplete(&self) -> Option<String> {
-        let has_image = matches!(&self.image, Some(OrEmpty::Is(Image { id: Some(_) })));
-        (self.status.as_deref() == Some("UNKNOWN") && !has_image)
-            .then(|| format!("the cell of {} did not answer (status UNKNOWN, no image)", self.id))
-    }
-}
-
-impl From<Server> for Row {
-    fn from(server: Server) -> Self {
-        let mut flavor = server.flavor.unwrap_or_default();
-        if matches!(flavor.vcpus, Some(OrEmpty::Is(0))) {
-            // No flavor is without CPUs: the SDK writes zeros for what the API did not tell.
-            flavor = Flavor::default();
-        }
-        let (swap, ephemeral) = (flavor.swap, flavor.ephemeral.or(flavor.ephemeral_of_sdk));
-        Self {
+    let mut source = Source { page: Some(page), ..Source::default() };
+    for server in servers {
+        // No flavor is without CPUs: the SDK writes zeros for what the API did not tell.
+        let is_told = |flavor: &Flavor| !matches!(flavor.vcpus, Some(OrEmpty::Is(0)));
+        let flavor = server.flavor.filter(is_told).unwrap_or_default();
+        let row = Row {
             uuid: Some(server.id),
             name: server.instance_name,
             host: server.host,
             lacks: Lacks {
                 image: server.image.is_none(),
                 kernel: server.kernel_id.is_none() || server.ramdisk_id.is_none(),
-                swap: swap.is_none(),
-                ephemeral: ephemeral.is_none(),
+                swap: flavor.swap.is_none(),
+                ephemeral: flavor.ephemeral.is_none(),
             },
             image_ref: server.image.and_then(OrEmpty::value).and_then(|image| image.id),
             kernel_id: server.kernel_id,
             ramdisk_id: server.ramdisk_id,
             vm_state: server.vm_state,
             task_state: server.task_state,
-            swap_mb: swap.and_then(OrEmpty::value),
-            ephemeral_gb: ephemeral.and_then(OrEmpty::value),
-            ..Self::default()
-        }
-        .normalized()
+            swap_mb: flavor.swap.and_then(OrEmpty::value),
+            ephemeral_gb: flavor.ephemeral.and_then(OrEmpty::value),
+            ..Row::default()
+        };
+        source.push_server(row, server.status.as_deref());
     }
+    if source.lacks_images() {
+        bail!("no row has an \"image\": give what GET /servers/detail answers, not GET /servers");
+    }
+    Ok(source)
 }
 
 /// `{}`, as the SDK writes it, is no image either.
@@ -215,11 +197,7 @@ mod tests {
         for (flavor, swap, ephemeral) in [
             (r#""swap": "", "ephemeral": 0"#, (None, false), (None, false)),
             (r#""swap": 0, "OS-FLV-EXT-DATA:ephemeral": 7"#, (None, false), (Some(7), false)),
-            (
-                r#""swap": 512, "ephemeral": 5, "OS-FLV-EXT-DATA:ephemeral": 5"#,
-                (Some(512), false),
-                (Some(5), false),
-            ),
+            (r#""swap": 512, "ephemeral": 5"#, (Some(512), false), (Some(5), false)),
             (r#""swap": null"#, (None, true), (None, true)),
         ] {
             let row = row(&format!(r#"{{"id": "a", "image": "", "flavor": {{{flavor}}}}}"#));
