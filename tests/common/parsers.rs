@@ -105,7 +105,11 @@ fn instances_are_merged(source: &Source) {
     let named = |name: &str| (name.to_owned(), source.clone());
     let (once, twice) = (Inventory::merge(vec![named("a")]), Inventory::merge(vec![named("a"), named("b")]));
     assert_eq!((&once.instances, &once.domain_disks), (&twice.instances, &twice.domain_disks));
-    assert!(once.instances.iter().all(|it| !it.id().is_empty() && it.directory_names().all(|name| !name.is_empty())));
+    assert!(
+        once.instances
+            .iter()
+            .all(|it| !it.id().is_empty() && it.directory_names().all(|name| !name.is_empty()))
+    );
 }
 
 /// A list of images has images that can be named.
