@@ -12,6 +12,7 @@ mod common;
 
 mod bad_input;
 mod changes_nothing;
+mod clients;
 mod completions;
 mod demo;
 mod determinism;
