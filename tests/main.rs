@@ -16,6 +16,7 @@ mod clients;
 mod completions;
 mod demo;
 mod determinism;
+mod domains;
 mod evidence;
 mod examples;
 mod faults;
