@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::common::{DAY, HOST, Run, World, list, overlay, text};
 use serde_json::{Value, json};
 
-/// The clients whose lists are there. From 6.0 on they print the hypervisor's full name as `Host`.
+/// The clients whose lists are there. From 6.1 (February 2023) on they print the hypervisor's full name as `Host`.
 const CLIENTS: [&str; 4] = ["5.8.0", "6.6.0", "7.4.0", "10.5.0"];
 
 const UBUNTU: &str = "1b6a2f5e-3f0e-4d1c-9a51-0f6de2b7c101";

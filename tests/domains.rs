@@ -181,7 +181,7 @@ fn an_instance_directory_that_is_gone_stops_it() {
 
 #[test]
 fn an_instance_of_a_volume_misses_no_image() {
-    // From 2025.1 on nova writes a root of type volume, and later releases the image that the volume was made of.
+    // 2025.1 writes a root of type volume; 2025.2 also the image that the volume was rebuilt from.
     let host = Host::new();
     for root in [
         r#"<nova:root type="volume" uuid=""/>"#.to_owned(),
