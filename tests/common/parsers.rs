@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use nova_imagecache::evidence::parse_compute_nodes;
-use nova_imagecache::inventory::{self, Inventory};
+use nova_imagecache::inventory::{self, Inventory, Source};
 use nova_imagecache::layout::Layout;
 use nova_imagecache::plan::Plan;
 use nova_imagecache::{backing_name, images, nova_conf, qcow2};
