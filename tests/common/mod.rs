@@ -5,6 +5,8 @@ pub mod hostile;
 pub mod parsers;
 pub mod prune;
 pub mod slow;
+#[cfg(target_arch = "x86_64")]
+pub mod steps;
 pub mod trees;
 
 use std::collections::BTreeMap;
