@@ -24,6 +24,8 @@ mod nova_conf;
 mod output;
 mod parsers;
 mod progress;
+#[cfg(target_arch = "x86_64")]
+mod proof_faults;
 mod properties;
 mod prune_failures;
 mod prune_guards;

@@ -3,6 +3,8 @@
 
 pub mod hostile;
 pub mod parsers;
+#[cfg(target_arch = "x86_64")]
+pub mod proof;
 pub mod prune;
 pub mod slow;
 #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,7 @@
 //! Runs a program from system call to system call (ptrace) and does something at one of them: an error in place of the
 //! call, a signal, or a whole operation of somebody else while the program stands before it. x86_64 only.
 //!
-//! A call has its place: its number among the calls of the run that are counted. Not counted are calls on memory and
+//! A call has its place: its name and its number among the calls of that name. Not counted are calls on memory and
 //! between threads ([`UNCOUNTED`]): nobody else can see them, and their number changes from run to run. Calls on the
 //! `/proc` of other processes have numbers of their own, for other processes come and go.
 
@@ -16,6 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::Duration;
 
+use crate::common::prune::wait_until;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
@@ -76,18 +77,18 @@ const BY_DESCRIPTOR: [&str; 19] = [
     "fstatfs",
 ];
 
-/// Which call of a run.
+/// Which call of a run: the how many-th of that name, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    Own(usize),
+pub struct Place {
+    pub name: &'static str,
+    pub nth: usize,
     /// Among those on the `/proc` of other processes.
-    Proc(usize),
+    pub in_proc: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct Call {
     pub place: Place,
-    pub name: &'static str,
     pub args: [u64; 6],
     /// The path or descriptor that it is about; where the run is recorded with the path of the descriptor.
     pub on: String,
@@ -97,23 +98,32 @@ pub struct Call {
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}({})", self.place, self.name, self.on)
+        write!(f, "call {} of {}({})", self.place.nth + 1, self.name(), self.on)
     }
 }
 
 impl Call {
+    pub fn name(&self) -> &'static str {
+        self.place.name
+    }
+
     /// Whether it asks for an open-file-description lock, as for nova's lock files.
     pub fn is_ofd_lock(&self) -> bool {
         let commands = [libc::F_OFD_SETLK, libc::F_OFD_SETLKW].map(|it| u64::try_from(it).unwrap());
-        self.name == "fcntl" && commands.contains(&self.args[1])
+        self.name() == "fcntl" && commands.contains(&self.args[1])
     }
 
     pub fn is_removal_or_rename(&self) -> bool {
-        ["unlinkat", "unlink", "renameat", "renameat2", "rename"].contains(&self.name)
+        ["unlinkat", "unlink", "renameat", "renameat2", "rename"].contains(&self.name())
+    }
+
+    /// Whether a run that is recorded shows it to be about a file of `/proc`.
+    pub fn is_in_proc(&self) -> bool {
+        self.place.in_proc || self.on.starts_with("/proc")
     }
 
     pub fn is_on_a_message(&self) -> bool {
-        BY_DESCRIPTOR.contains(&self.name) && [1, 2].contains(&self.args[0])
+        BY_DESCRIPTOR.contains(&self.name()) && [1, 2].contains(&self.args[0])
     }
 }
 
@@ -187,6 +197,10 @@ pub fn run(command: &Command, watch: Watch<'_>) -> Ended {
     let mut ended = traced(watch, |tracer| {
         let mut child = waiting.spawn().unwrap();
         let pid = Pid::from_raw(child.id().try_into().unwrap());
+        // Its own exec must not be taken for the program's.
+        wait_until("the shell reads its standard input", || {
+            fs_err::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|it| it.starts_with("0 0x0 "))
+        });
         ptrace::seize(pid, tracer.options() | Options::PTRACE_O_EXITKILL).unwrap();
         tracer.tracees.insert(pid, Tracee::new(pid));
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
@@ -278,7 +292,7 @@ struct Tracer<'a> {
     tracees: BTreeMap<Pid, Tracee>,
     /// Where the program was started by us: its exec has been seen.
     is_started: bool,
-    counts: [usize; 2],
+    counts: BTreeMap<(&'static str, bool), usize>,
     has_answered: bool,
     ended: Ended,
 }
@@ -299,7 +313,7 @@ impl<'a> Tracer<'a> {
             watch,
             tracees: BTreeMap::new(),
             is_started: false,
-            counts: [0; 2],
+            counts: BTreeMap::new(),
             has_answered: false,
             ended,
         }
@@ -423,10 +437,10 @@ impl<'a> Tracer<'a> {
         if !is_counted || !self.is_started {
             return false;
         }
-        let count = &mut self.counts[usize::from(in_proc)];
-        let place = if in_proc { Place::Proc(*count) } else { Place::Own(*count) };
+        let count = self.counts.entry((name, in_proc)).or_default();
+        let place = Place { name, nth: *count, in_proc };
         *count += 1;
-        let call = Call { place, name, args, on, result: None };
+        let call = Call { place, args, on, result: None };
         let entered = tracee.entered.as_mut().unwrap();
         if self.watch.record {
             entered.recorded = Some(self.ended.calls.len());
@@ -520,7 +534,7 @@ mod tests {
         command.arg(&file);
         let whole = run(&command, Watch::recording());
         assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "content"), "{whole:#?}");
-        let opens = |it: &&Call| it.name == "openat" && Path::new(&it.on) == file;
+        let opens = |it: &&Call| it.name() == "openat" && Path::new(&it.on) == file;
         let open = whole.calls.iter().find(opens).unwrap();
         assert!(open.result.unwrap() > 2);
         let at = open.place;
@@ -546,13 +560,11 @@ mod tests {
         let mut command = Command::new(tool("cat", "coreutils"));
         command.arg(&fifo);
         let whole_of_another = run(Command::new(tool("true", "coreutils")).arg(""), Watch::recording());
-        assert!(whole_of_another.calls.len() > 3);
+        let first = whole_of_another.calls[0].place;
         // Each waits for the other: to open a FIFO for writing takes a reader.
         let write = || fs_err::write(&fifo, "content").unwrap();
-        let ended = run(
-            &command,
-            Watch::acting(Place::Own(0), Action::Stop(Box::new(write), Duration::from_millis(50))),
-        );
+        let ended =
+            run(&command, Watch::acting(first, Action::Stop(Box::new(write), Duration::from_millis(50))));
         assert_eq!((ended.code, ended.stdout.as_str(), ended.waited), (Some(0), "content", true));
     }
 
@@ -574,7 +586,7 @@ mod tests {
             assert_eq!(answer, "ok\n");
         };
         let whole = attached(pid, Watch::recording().of_all_below(&file), &mut order);
-        let names: Vec<_> = whole.calls.iter().map(|it| it.name).collect();
+        let names: Vec<_> = whole.calls.iter().map(Call::name).collect();
         assert!(names.starts_with(&["openat"]) && names.contains(&"read"), "{names:?}");
         let count = std::sync::atomic::AtomicUsize::new(0);
         for call in whole.calls {
@@ -583,7 +595,7 @@ mod tests {
             };
             let watch = Watch::acting(call.place, Action::Stop(Box::new(add), PATIENCE));
             let ended = attached(pid, watch.of_all_below(&file), &mut order);
-            assert_eq!(ended.reached.unwrap().name, call.name);
+            assert_eq!(ended.reached.unwrap().place, call.place);
         }
         assert_eq!(count.into_inner(), names.len());
         drop(orders);
