@@ -26,6 +26,8 @@ mod parsers;
 mod progress;
 #[cfg(target_arch = "x86_64")]
 mod proof_faults;
+#[cfg(target_arch = "x86_64")]
+mod proof_interleavings;
 mod properties;
 mod prune_failures;
 mod prune_guards;

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::common::proof::{Scene, checked, is_full, none_failed, sample, share, thinned};
+use crate::common::proof::{Scene, checked, none_failed, sample, share, thinned};
 use crate::common::steps::{Action, Call, Ended, Watch, run};
 
 /// Of the calls on the `/proc` of other processes, whose number is that of the machine's processes, so many.
@@ -83,6 +83,7 @@ struct Faults {
     all: Vec<(Call, Fault)>,
     calls: usize,
     left_out: BTreeMap<&'static str, usize>,
+    has_threads: bool,
 }
 
 impl Faults {
@@ -103,7 +104,8 @@ impl Faults {
         };
         let mut all: Vec<_> = own.iter().flat_map(|call| faults_of(call, true)).collect();
         all.extend(thinned(proc, PROC_CALLS).into_iter().flat_map(|call| faults_of(call, false)));
-        Self { all, calls: recorded.calls.len() - first, left_out }
+        let has_threads = recorded.calls.iter().any(|it| it.name().starts_with("clone"));
+        Self { all, calls: recorded.calls.len() - first, left_out, has_threads }
     }
 
     /// Runs the program with each of these faults, and checks it.
@@ -155,7 +157,8 @@ impl Faults {
             start.elapsed()
         );
         none_failed(&failures);
-        assert!(is_full() || unreached * 10 < done, "the calls differ from run to run");
+        // Threads share their work differently each time.
+        assert!(self.has_threads || unreached * 50 <= done, "the calls differ from run to run");
     }
 }
 

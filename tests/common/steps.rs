@@ -156,6 +156,10 @@ impl<'a> Watch<'a> {
         Self { at: None, action: Action::Nothing, record: true, follow: false, below: None }
     }
 
+    pub fn nothing() -> Self {
+        Self { record: false, ..Self::recording() }
+    }
+
     pub fn acting(at: Place, action: Action<'a>) -> Self {
         Self { at: Some(at), action, record: false, follow: false, below: None }
     }
