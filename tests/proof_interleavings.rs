@@ -11,7 +11,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::common::proof::{INSTANCES, Scene, broken_disks, checked, none_failed, sample, share, thinned};
+use crate::common::proof::{
+    INSTANCES, SETS_ASIDE, Scene, broken_disks, checked, none_failed, sample, share, thinned,
+};
 use crate::common::prune::{Running, hold_lock, hold_lock_waiting, is_locked, wait_until, with_outcome};
 use crate::common::steps::{Action, Call, Ended, Place, Watch, run};
 use crate::common::{Run, overlay, tool};
@@ -119,14 +121,14 @@ impl Count {
 /// Checks what holds after a prune and somebody's operation, and after one more prune.
 fn check(scene: &Scene, ended: &Ended, did: Option<Did>, changes: &[PathBuf], makes: &BTreeSet<String>) {
     let target = scene.world.base(&scene.target);
-    assert_eq!(broken_disks(&scene.world), [].into(), "disks without their backing files: {ended:#?}");
+    assert_eq!(broken_disks(&scene.world), [].into(), "disks without their backing files: {ended:?}");
     if let Some(Did::Needs | Did::Holds(_)) = did {
-        assert!(target.exists(), "the file that is needed now has gone: {ended:#?}");
+        assert!(target.exists(), "the file that is needed now has gone: {ended:?}");
     }
-    assert!(ended.signal.is_none(), "{ended:#?}");
+    assert!(ended.signal.is_none(), "{ended:?}");
     let mut others = makes.clone();
     if let Some(Did::Removed(removed)) = &did {
-        assert!(removed.iter().all(|name| !scene.world.base(name).exists()), "{removed:?}: {ended:#?}");
+        assert!(removed.iter().all(|name| !scene.world.base(name).exists()), "{removed:?}: {ended:?}");
         others.extend(removed.iter().cloned());
     }
     scene.nothing_needed_has_changed(changes);
@@ -144,7 +146,7 @@ fn at_every_call(scene: &Scene, operation: &Operation<'_>, wanted: usize) -> Vec
     scene.restore();
     (operation.prepare)(scene);
     let recorded = run(&scene.prune(), Watch::recording());
-    assert_eq!(recorded.code, Some(0), "{recorded:#?}");
+    assert_eq!(recorded.code, Some(0), "{recorded:?}");
     let all = calls_in(operation.range, &recorded, scene);
     let number = all.len();
     let points = sample(all, wanted);
@@ -203,7 +205,7 @@ fn prune_at_every_call_of(
         run(command, watch.of_all_below(&instances_path))
     };
     let recorded = watched(Watch::recording());
-    assert_eq!(recorded.code, Some(0), "{recorded:#?}");
+    assert_eq!(recorded.code, Some(0), "{recorded:?}");
     let number = recorded.calls.len();
     let points = sample(recorded.calls, wanted);
     let share = share(points.len(), number);
@@ -381,12 +383,22 @@ fn operations(scene: &Scene) -> Vec<Operation<'_>> {
     ]
 }
 
+fn at_every_call_of_a_prune(scene: &Scene, wanted: usize) {
+    let operations = operations(scene);
+    let failures: Vec<_> = operations.iter().flat_map(|it| at_every_call(scene, it, wanted)).collect();
+    none_failed(&failures);
+}
+
 #[test]
 fn no_whole_operation_at_any_system_call_of_a_prune_loses_a_backing_file() {
-    let scene = Scene::new();
-    let operations = operations(&scene);
-    let failures: Vec<_> = operations.iter().flat_map(|it| at_every_call(&scene, it, 14)).collect();
-    none_failed(&failures);
+    at_every_call_of_a_prune(&Scene::new(), 14);
+}
+
+#[test]
+fn no_whole_operation_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
+    if *SETS_ASIDE {
+        at_every_call_of_a_prune(&Scene::after_a_kill(), 8);
+    }
 }
 
 #[test]

@@ -170,8 +170,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// How a watched run ended.
-#[derive(Debug)]
+/// How a watched run ended. Its debug text has of a report only names, outcomes and errors.
 pub struct Ended {
     pub code: Option<i32>,
     pub signal: Option<Signal>,
@@ -185,7 +184,23 @@ pub struct Ended {
     pub waited: bool,
 }
 
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.signal.map_or_else(|| format!("{:?}", self.code), |it| it.to_string());
+        write!(f, "ended by {end}, {}", self.stderr)?;
+        let keys = ["\"name\"", "\"outcome\"", "\"error\""];
+        let mut lines = self.stdout.lines().map(str::trim);
+        if !self.stdout.starts_with('{') {
+            return f.write_str(&self.stdout);
+        }
+        lines.try_for_each(|line| {
+            if keys.iter().any(|it| line.starts_with(it)) { write!(f, "{line} ") } else { Ok(()) }
+        })
+    }
+}
+
 /// Runs a program to its end. Its environment is what was set on the command, without anything inherited.
+#[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
 pub fn run(command: &Command, watch: Watch<'_>) -> Ended {
     let mut output = [(); 2].map(|()| tempfile::tempfile().unwrap());
     let [stdout, stderr] = [0, 1].map(|index: usize| Stdio::from(output[index].try_clone().unwrap()));
@@ -537,7 +552,7 @@ mod tests {
         let mut command = Command::new(tool("cat", "coreutils"));
         command.arg(&file);
         let whole = run(&command, Watch::recording());
-        assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "content"), "{whole:#?}");
+        assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "content"), "{whole:?}");
         let opens = |it: &&Call| it.name() == "openat" && Path::new(&it.on) == file;
         let open = whole.calls.iter().find(opens).unwrap();
         assert!(open.result.unwrap() > 2);
@@ -545,7 +560,7 @@ mod tests {
 
         let failed = run(&command, Watch::acting(at, Action::Fail(Errno::ESTALE)));
         assert_eq!((failed.code, failed.stdout.as_str()), (Some(1), ""));
-        assert!(failed.stderr.contains("Stale file handle"), "{failed:#?}");
+        assert!(failed.stderr.contains("Stale file handle"), "{failed:?}");
         for signal in [Signal::SIGKILL, Signal::SIGTERM] {
             let killed = run(&command, Watch::acting(at, Action::Signal(signal)));
             assert_eq!((killed.signal, killed.stdout.as_str()), (Some(signal), ""));
