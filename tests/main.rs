@@ -20,6 +20,7 @@ mod examples;
 mod faults;
 mod generated;
 mod inventory;
+mod nova_beside_prune;
 mod nova_conf;
 mod output;
 mod parsers;

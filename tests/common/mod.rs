@@ -2,6 +2,7 @@
 //! binary with a cleared environment.
 
 pub mod hostile;
+pub mod nova;
 pub mod parsers;
 #[cfg(target_arch = "x86_64")]
 pub mod proof;
