@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use crate::common::proof::{
     INSTANCES, SETS_ASIDE, Scene, broken_disks, checked, none_failed, sample, share, thinned,
 };
-use crate::common::prune::{Running, hold_lock, hold_lock_waiting, is_locked, wait_until, with_outcome};
+use crate::common::prune::{
+    Running, hold_lock, hold_lock_waiting, is_locked, lock_file, wait_until, with_outcome,
+};
 use crate::common::steps::{Action, Call, Ended, Place, Watch, run};
 use crate::common::{Run, overlay, tool};
 
@@ -23,6 +25,9 @@ const PROC_CALLS: usize = 20;
 
 /// Longer than any operation takes that waits for nobody.
 const WHOLE: Duration = Duration::from_secs(30);
+
+/// How long an operation may wait for a lock of prune's before prune goes on.
+const WAITING: Duration = Duration::from_millis(100);
 
 /// In which part of a prune an operation can matter.
 #[derive(Clone, Copy)]
@@ -57,8 +62,8 @@ struct Operation<'a> {
     /// Changes the fresh tree before prune starts.
     prepare: fn(&Scene),
     run: Box<dyn Fn(&Scene) -> Did + Sync + 'a>,
-    /// How long it may take before prune goes on beside it, for it waits for a lock of prune's.
-    patience: Duration,
+    /// The cache file whose lock it takes. Where prune holds that lock, prune goes on while the operation waits for it.
+    locks: Option<String>,
     /// What lies below these paths it may change or remove.
     changes: Vec<PathBuf>,
     /// Files of the cache that it may make anew or replace.
@@ -72,7 +77,7 @@ impl<'a> Operation<'a> {
             range,
             prepare: |_| (),
             run: Box::new(run),
-            patience: WHOLE,
+            locks: None,
             changes: Vec::new(),
             makes: BTreeSet::new(),
         }
@@ -157,7 +162,11 @@ fn at_every_call(scene: &Scene, operation: &Operation<'_>, wanted: usize) -> Vec
         (operation.prepare)(scene);
         let did = Mutex::new(None);
         let act = || *did.lock().unwrap() = Some((operation.run)(scene));
-        let action = Action::Stop(Box::new(act), operation.patience);
+        let waits = || {
+            let lock = operation.locks.as_ref().map(|name| lock_file(&scene.world, name));
+            if lock.is_some_and(|it| is_locked(&it)) { WAITING } else { WHOLE }
+        };
+        let action = Action::Stop(Box::new(act), Box::new(waits));
         let ended = run(&scene.prune(), Watch::acting(place, action));
         let did = did.into_inner().unwrap();
         count.add(did.as_ref(), &ended);
@@ -215,7 +224,7 @@ fn prune_at_every_call_of(
         let prune = || {
             *pruned.lock().unwrap() = Some(run(&scene.prune_with(["--lock-wait", "0s"]), Watch::nothing()))
         };
-        let ended = watched(Watch::acting(call.place, Action::Stop(Box::new(prune), WHOLE)));
+        let ended = watched(Watch::acting(call.place, Action::stop(prune)));
         let did = if ended.code == Some(0) { Did::Needs } else { Did::Refused };
         let Some(pruned) = pruned.into_inner().unwrap() else {
             count.unreached += 1;
@@ -303,7 +312,7 @@ fn operations(scene: &Scene) -> Vec<Operation<'_>> {
             open_in_qemu(scene, &elsewhere)
         }),
         Operation {
-            patience: Duration::from_millis(300),
+            locks: Some(scene.target.clone()),
             ..Operation::new("a disk is made under nova's lock", FromLocking, |scene| {
                 let _lock = hold_lock_waiting(&scene.world, &scene.target);
                 create_in(scene, "0d1e2f30-0000-4000-8000-000000000004")

@@ -41,16 +41,28 @@ pub struct Scene {
 pub const INSTANCES: [&str; 3] =
     ["instance-00000001", "6c1ff3f3-6a3c-4a40-a5a6-0b3d1a1e4f51", "f0e1d2c3-0000-4000-8000-000000000003"];
 
+/// The image whose original is the target.
+pub const OLD_IMAGE: &str = "image-old";
+
 impl Scene {
     pub fn new() -> Self {
+        Self::owned_by(NOVA)
+    }
+
+    /// Where the tests run as root and what they run makes files as root.
+    pub fn owned_by_root() -> Self {
+        Self::owned_by(0)
+    }
+
+    fn owned_by(owner: u32) -> Self {
         let world = World::new();
-        let used = nova_imagecache::cache_name::cache_file_name("image-used");
-        let [a, b, c] = ["a", "b", "c"].map(|digit| digit.repeat(40));
+        let [used, old] = ["image-used", OLD_IMAGE].map(nova_imagecache::cache_name::cache_file_name);
+        let [b, c] = ["b", "c"].map(|digit| digit.repeat(40));
         let copy = format!("{used}_1073741824");
         let needed = BTreeSet::from([used.clone(), copy.clone(), c.clone()]);
         let removable = BTreeSet::from([
-            a.clone(),
-            format!("{a}.info"),
+            old.clone(),
+            format!("{old}.info"),
             format!("{b}_1073741824"),
             "swap_512".to_owned(),
         ]);
@@ -69,14 +81,14 @@ impl Scene {
             {"name": INSTANCES[0], "host": HOST, "image_ref": "image-used"},
             {"uuid": INSTANCES[1], "host": HOST, "image_ref": "image-used"},
         ]));
-        fs_err::write(lock_file(&world, &a), "").unwrap();
+        fs_err::write(lock_file(&world, &old), "").unwrap();
         if nix::unistd::geteuid().is_root() {
-            chown_all(&world.instances_path(), NOVA);
+            chown_all(&world.instances_path(), owner);
         }
         let pristine = world.outside().join("pristine");
         copy_tree(&world.instances_path(), &pristine);
         let before = state(&world, &needed);
-        Self { world, pristine, before, needed, removable, target: a, aside: BTreeSet::new() }
+        Self { world, pristine, before, needed, removable, target: old, aside: BTreeSet::new() }
     }
 
     /// The same where a prune was killed and had set aside the target and a file that a disk needs by now.

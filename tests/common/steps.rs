@@ -133,9 +133,15 @@ pub enum Action<'a> {
     /// The call is not made and gives that error. `close` is made all the same, as Linux does.
     Fail(Errno),
     Signal(Signal),
-    /// The operation runs to its end while the program stands there. Where that takes longer than so long, it waits for
-    /// the program, which goes on.
-    Stop(Box<dyn FnOnce() + Send + 'a>, Duration),
+    /// The operation runs to its end while the program stands there. Where that takes longer than so long, which is asked
+    /// before it begins, it waits for the program, which goes on.
+    Stop(Box<dyn FnOnce() + Send + 'a>, Box<dyn Fn() -> Duration + Send + 'a>),
+}
+
+impl<'a> Action<'a> {
+    pub fn stop(operation: impl FnOnce() + Send + 'a) -> Self {
+        Self::Stop(Box::new(operation), Box::new(|| PATIENCE / 2))
+    }
 }
 
 /// What to do with a run.
@@ -481,6 +487,7 @@ impl<'a> Tracer<'a> {
             }
             Action::Signal(signal) => kill(self.root, signal).unwrap(),
             Action::Stop(operation, patience) => {
+                let patience = patience();
                 let (end, ended) = channel();
                 scope.spawn(move || {
                     // Dropped by a panic too, which is an end.
@@ -566,7 +573,7 @@ mod tests {
             assert_eq!((killed.signal, killed.stdout.as_str()), (Some(signal), ""));
         }
         let change = || fs_err::write(&file, "another").unwrap();
-        let stopped = run(&command, Watch::acting(at, Action::Stop(Box::new(change), PATIENCE)));
+        let stopped = run(&command, Watch::acting(at, Action::stop(change)));
         assert_eq!((stopped.code, stopped.stdout.as_str(), stopped.waited), (Some(0), "another", false));
         assert_eq!(stopped.reached.unwrap().place, at);
     }
@@ -582,8 +589,10 @@ mod tests {
         let first = whole_of_another.calls[0].place;
         // Each waits for the other: to open a FIFO for writing takes a reader.
         let write = || fs_err::write(&fifo, "content").unwrap();
-        let ended =
-            run(&command, Watch::acting(first, Action::Stop(Box::new(write), Duration::from_millis(50))));
+        let ended = run(
+            &command,
+            Watch::acting(first, Action::Stop(Box::new(write), Box::new(|| Duration::from_millis(50)))),
+        );
         assert_eq!((ended.code, ended.stdout.as_str(), ended.waited), (Some(0), "content", true));
     }
 
@@ -612,7 +621,7 @@ mod tests {
             let add = || {
                 count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             };
-            let watch = Watch::acting(call.place, Action::Stop(Box::new(add), PATIENCE));
+            let watch = Watch::acting(call.place, Action::stop(add));
             let ended = attached(pid, watch.of_all_below(&file), &mut order);
             assert_eq!(ended.reached.unwrap().place, call.place);
         }
