@@ -29,6 +29,8 @@ mod progress;
 mod proof_faults;
 #[cfg(target_arch = "x86_64")]
 mod proof_interleavings;
+#[cfg(target_arch = "x86_64")]
+mod proof_nova;
 mod properties;
 mod prune_failures;
 mod prune_guards;
