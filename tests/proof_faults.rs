@@ -188,7 +188,7 @@ fn no_fault_at_any_system_call_of_a_prune_loses_a_file_or_makes_a_false_report()
 #[test]
 fn no_fault_at_any_system_call_of_a_prune_after_a_kill_loses_a_file_or_makes_a_false_report() {
     if *SETS_ASIDE {
-        every_fault_of_a_prune("prune after a kill", &Scene::after_a_kill(), 160);
+        every_fault_of_a_prune("prune after a kill", &Scene::new().after_a_kill(), 160);
     }
 }
 

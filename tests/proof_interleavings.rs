@@ -31,7 +31,7 @@ const WAITING: Duration = Duration::from_millis(100);
 
 /// In which part of a prune an operation can matter.
 #[derive(Clone, Copy)]
-enum Range {
+pub enum Range {
     /// From the first look at the instances path on.
     FromReading,
     /// From the first lock on: it concerns only a file that has been judged removable.
@@ -39,7 +39,7 @@ enum Range {
 }
 
 /// What an operation came to.
-enum Did {
+pub enum Did {
     /// It found what it needed, and now the target must stay.
     Needs,
     /// The same, until this is dropped.
@@ -48,6 +48,8 @@ enum Did {
     Done,
     /// It removed these files of the cache.
     Removed(BTreeSet<String>),
+    /// Either it or prune removed these while it ran.
+    MayHaveRemoved(BTreeSet<String>),
     /// It could not be done, with no harm.
     Refused,
 }
@@ -56,34 +58,34 @@ enum Did {
 ///
 /// To add one: an entry in a list such as [`operations`]. A real nova goes in by `run`, which sends the order and reads
 /// the answer: `ok` is [`Did::Needs`], `failed …` is [`Did::Refused`].
-struct Operation<'a> {
-    name: &'static str,
-    range: Range,
+pub struct Operation<'a> {
+    pub name: &'static str,
+    pub range: Range,
     /// Changes the fresh tree before prune starts.
-    prepare: fn(&Scene),
-    run: Box<dyn Fn(&Scene) -> Did + Sync + 'a>,
-    /// The cache file whose lock it takes. Where prune holds that lock, prune goes on while the operation waits for it.
-    locks: Option<String>,
+    pub prepare: fn(&Scene),
+    pub run: Box<dyn Fn(&Scene) -> Did + Sync + 'a>,
+    /// The cache files whose locks it takes. Where prune holds one, prune goes on while the operation waits for it.
+    pub locks: BTreeSet<String>,
     /// What lies below these paths it may change or remove.
-    changes: Vec<PathBuf>,
+    pub changes: Vec<PathBuf>,
     /// Files of the cache that it may make anew or replace.
-    makes: BTreeSet<String>,
+    pub makes: BTreeSet<String>,
 }
 
 impl<'a> Operation<'a> {
-    fn new(name: &'static str, range: Range, run: impl Fn(&Scene) -> Did + Sync + 'a) -> Self {
+    pub fn new(name: &'static str, range: Range, run: impl Fn(&Scene) -> Did + Sync + 'a) -> Self {
         Self {
             name,
             range,
             prepare: |_| (),
             run: Box::new(run),
-            locks: None,
+            locks: BTreeSet::new(),
             changes: Vec::new(),
             makes: BTreeSet::new(),
         }
     }
 
-    fn changing(self, path: PathBuf) -> Self {
+    pub fn changing(self, path: PathBuf) -> Self {
         Self { changes: [self.changes, vec![path]].concat(), ..self }
     }
 }
@@ -136,6 +138,9 @@ fn check(scene: &Scene, ended: &Ended, did: Option<Did>, changes: &[PathBuf], ma
         assert!(removed.iter().all(|name| !scene.world.base(name).exists()), "{removed:?}: {ended:?}");
         others.extend(removed.iter().cloned());
     }
+    if let Some(Did::MayHaveRemoved(removed)) = &did {
+        others.extend(removed.iter().cloned());
+    }
     scene.nothing_needed_has_changed(changes);
     scene.report_is_true(ended, &others);
     let is_needed_for_good = matches!(did, Some(Did::Needs));
@@ -146,7 +151,7 @@ fn check(scene: &Scene, ended: &Ended, did: Option<Did>, changes: &[PathBuf], ma
 }
 
 /// Stops a prune at each of its calls in the operation's range, and there the operation runs.
-fn at_every_call(scene: &Scene, operation: &Operation<'_>, wanted: usize) -> Vec<String> {
+pub fn at_every_call(scene: &Scene, operation: &Operation<'_>, wanted: usize) -> Vec<String> {
     let start = Instant::now();
     scene.restore();
     (operation.prepare)(scene);
@@ -163,8 +168,8 @@ fn at_every_call(scene: &Scene, operation: &Operation<'_>, wanted: usize) -> Vec
         let did = Mutex::new(None);
         let act = || *did.lock().unwrap() = Some((operation.run)(scene));
         let waits = || {
-            let lock = operation.locks.as_ref().map(|name| lock_file(&scene.world, name));
-            if lock.is_some_and(|it| is_locked(&it)) { WAITING } else { WHOLE }
+            let is_held = |name: &String| is_locked(&lock_file(&scene.world, name));
+            if operation.locks.iter().any(is_held) { WAITING } else { WHOLE }
         };
         let action = Action::Stop(Box::new(act), Box::new(waits));
         let ended = run(&scene.prune(), Watch::acting(place, action));
@@ -194,24 +199,21 @@ fn print_count(name: &str, of: &str, share: &str, count: &Count, start: Instant)
     );
 }
 
-/// Stops a program at each of its calls on the instances path, those of its threads and children too, and there a whole
-/// prune runs. The program needs the target if it ends with exit code 0.
-///
-/// A nova that serves orders goes in by `steps::attached` in place of `steps::run`.
-fn prune_at_every_call_of(
+/// Stops another program at each of its calls on the instances path, those of its threads and children too, and there a
+/// whole prune runs. The program needs the target if it ends with exit code 0.
+pub fn prune_at_every_call(
     scene: &Scene,
     name: &str,
-    command: &Command,
     changes: &[PathBuf],
-    locked: bool,
+    makes: &BTreeSet<String>,
     wanted: usize,
+    run_watched: impl Fn(Watch<'_>) -> Ended,
 ) -> Vec<String> {
     let start = Instant::now();
     let instances_path = scene.world.instances_path();
     let watched = |watch: Watch<'_>| {
         scene.restore();
-        let _lock = locked.then(|| hold_lock(&scene.world, &scene.target));
-        run(command, watch.of_all_below(&instances_path))
+        run_watched(watch.of_all_below(&instances_path))
     };
     let recorded = watched(Watch::recording());
     assert_eq!(recorded.code, Some(0), "{recorded:?}");
@@ -222,7 +224,9 @@ fn prune_at_every_call_of(
     for call in points {
         let pruned = Mutex::new(None);
         let prune = || {
-            *pruned.lock().unwrap() = Some(run(&scene.prune_with(["--lock-wait", "0s"]), Watch::nothing()))
+            // The other one may hold the lock, and stands.
+            let ended = run(&scene.prune_with(["--lock-wait", "0s"]), Watch::nothing());
+            *pruned.lock().unwrap() = Some(ended);
         };
         let ended = watched(Watch::acting(call.place, Action::stop(prune)));
         let did = if ended.code == Some(0) { Did::Needs } else { Did::Refused };
@@ -232,10 +236,10 @@ fn prune_at_every_call_of(
         };
         count.add(Some(&did), &pruned);
         let what = format!("prune at {call} of {name}, which printed {:?}", ended.stderr);
-        let checked = checked(&what, || check(scene, &pruned, Some(did), changes, &BTreeSet::new()));
+        let checked = checked(&what, || check(scene, &pruned, Some(did), changes, makes));
         count.failures.extend(checked.err());
     }
-    print_count(name, "of its own calls", &share, &count, start);
+    print_count(&format!("a prune while {name}"), "of its calls", &share, &count, start);
     count.failures
 }
 
@@ -293,7 +297,7 @@ fn second_prune(scene: &Scene) -> Did {
     if run.code == 3 { Did::Refused } else { Did::Removed(with_outcome(&run, "removed")) }
 }
 
-fn resized(scene: &Scene) -> (PathBuf, PathBuf) {
+pub fn resized(scene: &Scene) -> (PathBuf, PathBuf) {
     let directory = scene.world.path(INSTANCES[2]);
     let resized = directory.with_file_name(format!("{}_resize", INSTANCES[2]));
     (directory, resized)
@@ -312,7 +316,7 @@ fn operations(scene: &Scene) -> Vec<Operation<'_>> {
             open_in_qemu(scene, &elsewhere)
         }),
         Operation {
-            locks: Some(scene.target.clone()),
+            locks: [scene.target.clone()].into(),
             ..Operation::new("a disk is made under nova's lock", FromLocking, |scene| {
                 let _lock = hold_lock_waiting(&scene.world, &scene.target);
                 create_in(scene, "0d1e2f30-0000-4000-8000-000000000004")
@@ -406,7 +410,7 @@ fn no_whole_operation_at_any_system_call_of_a_prune_loses_a_backing_file() {
 #[test]
 fn no_whole_operation_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
     if *SETS_ASIDE {
-        at_every_call_of_a_prune(&Scene::after_a_kill(), 8);
+        at_every_call_of_a_prune(&Scene::new().after_a_kill(), 8);
     }
 }
 
@@ -422,17 +426,16 @@ fn no_whole_prune_at_any_system_call_of_qemu_img_loses_a_backing_file() {
         command
     };
     let rebase = qemu_img(&rebase_args(&base, &disk));
-    let mut failures =
-        prune_at_every_call_of(&scene, "a disk is rebased", &rebase, std::slice::from_ref(&disk), false, 30);
+    let changes = std::slice::from_ref(&disk);
+    let mut failures = prune_at_every_call(&scene, "a disk is rebased", changes, &[].into(), 30, |watch| {
+        run(&rebase, watch)
+    });
     // nova holds the lock of the file while it makes a disk: qemu-img closes the backing file before it writes its name.
     let create = qemu_img(&create_args(&base, &new));
-    failures.extend(prune_at_every_call_of(
-        &scene,
-        "a disk is made under nova's lock",
-        &create,
-        &[],
-        true,
-        30,
-    ));
+    let name = "a disk is made under nova's lock";
+    failures.extend(prune_at_every_call(&scene, name, &[], &[].into(), 30, |watch| {
+        let _lock = hold_lock(&scene.world, &scene.target);
+        run(&create, watch)
+    }));
     none_failed(&failures);
 }

@@ -92,10 +92,9 @@ impl Scene {
     }
 
     /// The same where a prune was killed and had set aside the target and a file that a disk needs by now.
-    pub fn after_a_kill() -> Self {
-        let scene = Self::new();
-        let needed = scene.needed.last().unwrap().clone();
-        Self { aside: [scene.target.clone(), needed].into(), ..scene }
+    pub fn after_a_kill(self) -> Self {
+        let needed = self.needed.last().unwrap().clone();
+        Self { aside: [self.target.clone(), needed].into(), ..self }
     }
 
     /// Puts the tree back as it was.
