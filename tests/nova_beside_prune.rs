@@ -111,7 +111,7 @@ impl Seen {
     /// Of each kind of operation: how many there were, in a prune, and failed.
     fn figures(&self) -> BTreeMap<&'static str, [usize; 3]> {
         let prunes = self.prunes.lock().unwrap();
-        let mut figures = BTreeMap::<_, [usize; 3]>::new();
+        let mut figures = BTreeMap::from([("all", [0; 3])]);
         for (name, start, end, failed) in self.operations.lock().unwrap().iter() {
             let in_a_prune = prunes.iter().any(|(from, to)| start < to && from < end);
             let counts = [1, usize::from(in_a_prune), usize::from(*failed)];
@@ -165,7 +165,7 @@ fn is_full() -> bool {
 #[test]
 fn no_disk_of_real_nova_loses_its_base_file_to_a_prune() {
     let (how_long, at_least) =
-        if is_full() { (Duration::from_secs(120), 200) } else { (Duration::from_secs(12), 20) };
+        if is_full() { (Duration::from_secs(120), 200) } else { (Duration::from_secs(10), 20) };
     let it = InUse::new();
     let world = &it.world;
     let disk = fs_err::read(world.path("instance-00000001/disk")).unwrap();
@@ -174,20 +174,16 @@ fn no_disk_of_real_nova_loses_its_base_file_to_a_prune() {
         fs_err::create_dir(&directory).unwrap();
         fs_err::write(directory.join("disk"), &disk).unwrap();
     }
-    let seen = Seen::default();
+    let seen = &Seen::default();
     let mut removed = 0;
     std::thread::scope(|scope| {
-        let novas: Vec<_> = (0..NOVAS)
-            .map(|number| {
-                scope.spawn({
-                    let seen = &seen;
-                    move || seen.goes_on(world, number)
-                })
-            })
-            .collect();
+        let novas: Vec<_> =
+            (0..NOVAS).map(|number| scope.spawn(move || seen.goes_on(world, number))).collect();
         let start = Instant::now();
+        let enough = || start.elapsed() > how_long && seen.figures()["all"][1] >= at_least;
         for round in 0_u64.. {
-            if start.elapsed() > how_long || novas.iter().any(|it| it.is_finished()) {
+            // A slow machine gets more time.
+            if enough() || start.elapsed() > 5 * how_long || novas.iter().any(|it| it.is_finished()) {
                 break;
             }
             std::thread::sleep(Duration::from_millis(round * 53 % 150));
@@ -342,7 +338,7 @@ fn a_whole_prune_at_any_step_of_real_nova_takes_no_disk_its_base_file() {
         }
         figures.insert(name, [steps, done, failed]);
     }
-    println!("every {stride}. point from {seed}; steps, with a prune, failed operations: {figures:#?}");
+    println!("every {stride}. point from {seed}; steps, with a prune, failed operations: {figures:?}");
     println!("outcomes: {outcomes:?}");
 }
 
