@@ -12,9 +12,11 @@ mod common;
 
 mod bad_input;
 mod changes_nothing;
+mod clients;
 mod completions;
 mod demo;
 mod determinism;
+mod domains;
 mod evidence;
 mod examples;
 mod faults;

@@ -7,20 +7,22 @@
 
 use std::path::Path;
 
-use nova_imagecache::evidence::{Layout, parse_compute_nodes};
+use nova_imagecache::evidence::parse_compute_nodes;
 use nova_imagecache::inventory::{self, Inventory, Source};
+use nova_imagecache::layout::Layout;
 use nova_imagecache::plan::Plan;
-use nova_imagecache::{backing_name, nova_conf, qcow2};
+use nova_imagecache::{backing_name, images, nova_conf, qcow2};
 
 /// A parser: its name, and its property.
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// Every parser; the names are those of the fuzz targets and of the folders of their corpora.
-pub const PARSERS: [Parser; 7] = [
+pub const PARSERS: [Parser; 8] = [
     ("qcow2_header", qcow2_header),
     ("backing_name", name_of_a_backing_file),
     ("inventory", json_inventory),
     ("domain_xml", domain_xml),
+    ("images", image_list),
     ("nova_conf", config),
     ("compute_nodes", compute_nodes),
     ("plan", plan),
@@ -82,24 +84,39 @@ pub fn name_of_a_backing_file(name: &[u8]) {
 /// An inventory has instances that can be named, each once.
 pub fn json_inventory(text: &[u8]) {
     match inventory::parse(text) {
-        Ok(source) => {
-            let once = Inventory::merge(vec![("one".into(), source.clone())]);
-            let twice = Inventory::merge(vec![("one".into(), source.clone()), ("two".into(), source)]);
-            assert_eq!(once.instances.len(), twice.instances.len());
-            assert!(once.instances.iter().all(|it| it.directory_names().all(|name| !name.is_empty())));
-        }
+        Ok(source) => instances_are_merged(&source),
         Err(error) => short(&error),
     }
 }
 
 /// A domain has disks that can be named; document types are refused.
 pub fn domain_xml(text: &[u8]) {
-    let mut source = Source::default();
-    match inventory::parse_domain(text, "host", &mut source) {
-        Ok(is_domain) => {
-            assert!(is_domain || source == Source::default());
-            assert!(source.disks.iter().all(|it| !it.as_os_str().is_empty()));
+    match inventory::parse_domain(text, "host") {
+        Ok(Some(source)) => {
+            assert!(source.domain_disks.iter().all(|it| !it.path.as_os_str().is_empty()));
+            assert!(source.rows.iter().all(|row| row.is_from_libvirt));
+            instances_are_merged(&source);
         }
+        Ok(None) => {}
+        Err(error) => short(&error),
+    }
+}
+
+fn instances_are_merged(source: &Source) {
+    let named = |name: &str| (name.to_owned(), source.clone());
+    let (once, twice) = (Inventory::merge(vec![named("a")]), Inventory::merge(vec![named("a"), named("b")]));
+    assert_eq!((&once.instances, &once.domain_disks), (&twice.instances, &twice.domain_disks));
+    assert!(
+        once.instances
+            .iter()
+            .all(|it| !it.id().is_empty() && it.directory_names().all(|name| !name.is_empty()))
+    );
+}
+
+/// A list of images has images that can be named.
+pub fn image_list(text: &[u8]) {
+    match images::parse(text) {
+        Ok(list) => assert!(list.images.iter().all(|it| !it.id.is_empty())),
         Err(error) => short(&error),
     }
 }
@@ -108,9 +125,9 @@ pub fn domain_xml(text: &[u8]) {
 pub fn config(text: &[u8]) {
     let Ok(text) = str::from_utf8(text) else { return };
     let file = |name: &str| (name.to_owned(), text.to_owned());
-    match nova_conf::parse(&[file("a")]) {
+    match nova_conf::parse(&[file("a")], &[], "machine") {
         Ok(once) => {
-            let twice = nova_conf::parse(&[file("a"), file("b")]).unwrap();
+            let twice = nova_conf::parse(&[file("a"), file("b")], &[], "machine").unwrap();
             assert_eq!(format!("{once:?}"), format!("{twice:?}"));
         }
         Err(error) => short(&error),
