@@ -130,13 +130,13 @@ fn at_every_call_of_a_prune(scene: &Scene, wanted: usize) {
 
 #[test]
 fn no_whole_operation_of_nova_at_any_system_call_of_a_prune_loses_a_backing_file() {
-    at_every_call_of_a_prune(&Scene::owned_by_root(), 12);
+    at_every_call_of_a_prune(&Scene::owned_by_root(), 6);
 }
 
 #[test]
 fn no_whole_operation_of_nova_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
     if *SETS_ASIDE {
-        at_every_call_of_a_prune(&Scene::owned_by_root().after_a_kill(), 6);
+        at_every_call_of_a_prune(&Scene::owned_by_root().after_a_kill(), 3);
     }
 }
 
@@ -148,8 +148,8 @@ fn no_whole_prune_at_any_system_call_of_nova_loses_a_backing_file() {
     let disk = scene.world.path(INSTANCES[1]).join("disk");
     let makes = BTreeSet::from([scene.target.clone()]);
     let orders = [
-        ("nova rebases a disk", Order::Rebase(INSTANCES[1], &base), 8),
-        ("nova starts an instance", Order::Start(NEW, OLD_IMAGE), 8),
+        ("nova rebases a disk", Order::Rebase(INSTANCES[1], &base), 5),
+        ("nova starts an instance", Order::Start(NEW, OLD_IMAGE), 5),
     ];
     let mut failures = Vec::new();
     for (name, order, wanted) in orders {
