@@ -404,13 +404,13 @@ fn at_every_call_of_a_prune(scene: &Scene, wanted: usize) {
 
 #[test]
 fn no_whole_operation_at_any_system_call_of_a_prune_loses_a_backing_file() {
-    at_every_call_of_a_prune(&Scene::new(), 14);
+    at_every_call_of_a_prune(&Scene::new(), 8);
 }
 
 #[test]
 fn no_whole_operation_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
     if *SETS_ASIDE {
-        at_every_call_of_a_prune(&Scene::new().after_a_kill(), 8);
+        at_every_call_of_a_prune(&Scene::new().after_a_kill(), 4);
     }
 }
 
@@ -427,13 +427,13 @@ fn no_whole_prune_at_any_system_call_of_qemu_img_loses_a_backing_file() {
     };
     let rebase = qemu_img(&rebase_args(&base, &disk));
     let changes = std::slice::from_ref(&disk);
-    let mut failures = prune_at_every_call(&scene, "a disk is rebased", changes, &[].into(), 30, |watch| {
+    let mut failures = prune_at_every_call(&scene, "a disk is rebased", changes, &[].into(), 12, |watch| {
         run(&rebase, watch)
     });
     // nova holds the lock of the file while it makes a disk: qemu-img closes the backing file before it writes its name.
     let create = qemu_img(&create_args(&base, &new));
     let name = "a disk is made under nova's lock";
-    failures.extend(prune_at_every_call(&scene, name, &[], &[].into(), 30, |watch| {
+    failures.extend(prune_at_every_call(&scene, name, &[], &[].into(), 12, |watch| {
         let _lock = hold_lock(&scene.world, &scene.target);
         run(&create, watch)
     }));

@@ -27,55 +27,25 @@ use nix::unistd::Pid;
 /// A run that takes longer hangs. The program's own longest wait is 5 seconds for a lock.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const UNCOUNTED: [&str; 8] = ["brk", "mmap", "munmap", "mremap", "mprotect", "madvise", "futex", "getrandom"];
+const UNCOUNTED: &str = "brk mmap munmap mremap mprotect madvise futex getrandom";
 
 /// The calls whose first argument is a path.
-const BY_PATH: [&str; 13] = [
-    "open", "stat", "lstat", "access", "readlink", "unlink", "rename", "mkdir", "rmdir", "chdir", "statfs",
-    "chmod", "execve",
-];
+const BY_PATH: &str = "open stat lstat access readlink unlink rename mkdir rmdir chdir statfs chmod execve";
 
 /// The calls whose first argument is a directory's descriptor and whose second is a path.
-const BY_DIRECTORY: [&str; 15] = [
-    "openat",
-    "openat2",
-    "newfstatat",
-    "statx",
-    "unlinkat",
-    "renameat",
-    "renameat2",
-    "mkdirat",
-    "readlinkat",
-    "faccessat",
-    "faccessat2",
-    "utimensat",
-    "fchownat",
-    "fchmodat",
-    "linkat",
-];
+const BY_DIRECTORY: &str = "openat openat2 newfstatat statx unlinkat renameat renameat2 mkdirat readlinkat faccessat faccessat2 \
+    utimensat fchownat fchmodat linkat";
 
 /// The calls whose first argument is a descriptor.
-const BY_DESCRIPTOR: [&str; 19] = [
-    "read",
-    "pread64",
-    "readv",
-    "preadv",
-    "write",
-    "pwrite64",
-    "writev",
-    "close",
-    "fstat",
-    "getdents64",
-    "fcntl",
-    "flock",
-    "ftruncate",
-    "fsync",
-    "fdatasync",
-    "fchmod",
-    "fchown",
-    "lseek",
-    "fstatfs",
-];
+const BY_DESCRIPTOR: &str = "read pread64 readv preadv write pwrite64 writev close fstat getdents64 fcntl flock ftruncate fsync \
+    fdatasync fchmod fchown lseek fstatfs dup";
+
+fn is_in(names: &str, name: &str) -> bool {
+    names.split(' ').any(|it| it == name)
+}
+
+const F_DUPFD: u64 = libc::F_DUPFD as u64;
+const F_DUPFD_CLOEXEC: u64 = libc::F_DUPFD_CLOEXEC as u64;
 
 /// Which call of a run: the how many-th of that name, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +93,7 @@ impl Call {
     }
 
     pub fn is_on_a_message(&self) -> bool {
-        BY_DESCRIPTOR.contains(&self.name()) && [1, 2].contains(&self.args[0])
+        is_in(BY_DESCRIPTOR, self.name()) && [1, 2].contains(&self.args[0])
     }
 }
 
@@ -434,12 +404,12 @@ impl<'a> Tracer<'a> {
         let name = name_of(registers.orig_rax);
         let args = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
         let tracee = self.tracees.get_mut(&pid).unwrap();
-        let path = if BY_PATH.contains(&name) {
+        let path = if is_in(BY_PATH, name) {
             Some(tracee.text(args[0]))
         } else {
-            BY_DIRECTORY.contains(&name).then(|| tracee.text(args[1]))
+            is_in(BY_DIRECTORY, name).then(|| tracee.text(args[1]))
         };
-        let has_fd = BY_DIRECTORY.contains(&name) || BY_DESCRIPTOR.contains(&name);
+        let has_fd = is_in(BY_DIRECTORY, name) || is_in(BY_DESCRIPTOR, name);
         let is_absolute = path.as_ref().is_some_and(|it| it.starts_with('/'));
         let in_proc = match &path {
             Some(path) if is_absolute => path.starts_with("/proc") && !path.starts_with("/proc/self"),
@@ -448,7 +418,8 @@ impl<'a> Tracer<'a> {
         if name == "close" {
             tracee.proc_fds.remove(&args[0]);
         }
-        let opens_proc = in_proc && name.starts_with("open");
+        let duplicates = name == "dup" || name == "fcntl" && [F_DUPFD, F_DUPFD_CLOEXEC].contains(&args[1]);
+        let opens_proc = in_proc && (name.starts_with("open") || duplicates);
         tracee.entered = Some(Entered { name, fd: args[0], opens_proc, recorded: None, fails: None });
 
         let mut on = path.unwrap_or_default();
@@ -457,7 +428,7 @@ impl<'a> Tracer<'a> {
         }
         let is_counted = match &self.watch.below {
             Some(below) => Path::new(&on).starts_with(below),
-            None => !UNCOUNTED.contains(&name),
+            None => !is_in(UNCOUNTED, name),
         };
         if !is_counted || !self.is_started {
             return false;
@@ -594,6 +565,23 @@ mod tests {
             Watch::acting(first, Action::Stop(Box::new(write), Box::new(|| Duration::from_millis(50)))),
         );
         assert_eq!((ended.code, ended.stdout.as_str(), ended.waited), (Some(0), "content", true));
+    }
+
+    #[test]
+    fn what_other_processes_have_open_changes_no_number_but_those_on_proc() {
+        let world = World::new();
+        let file = world.file("file", "content");
+        let mut command = Command::new(tool("find", "findutils"));
+        command.arg(format!("/proc/{}/fd", std::process::id())).arg(file).args(["-printf", "%l"]);
+        let places = || {
+            let calls = run(&command, Watch::recording()).calls.into_iter().map(|it| it.place);
+            calls.partition::<Vec<_>, _>(|it| it.in_proc)
+        };
+        let (few, own) = places();
+        let _files: Vec<_> = (0..200).map(|_| fs_err::File::open("/dev/null").unwrap()).collect();
+        let (many, own_beside_many) = places();
+        assert!(many.len() > few.len() + 100, "{} and {}", few.len(), many.len());
+        assert_eq!(own, own_beside_many);
     }
 
     #[test]
