@@ -88,11 +88,9 @@ fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>>
             .changing(directory)
             .changing(kept),
         Operation {
-            locks: ["swap_512".to_owned()].into(),
-            makes: ["swap_512".to_owned()].into(),
-            ..Operation::new("nova makes a swap disk", FromLocking, move |_| {
-                done(does(Order::Swap(NEW, 512)))
-            })
+            locks: ["swap_16".to_owned()].into(),
+            makes: ["swap_16".to_owned()].into(),
+            ..Operation::new("nova makes a swap disk", FromLocking, move |_| done(does(Order::Swap(NEW, 16))))
         },
         Operation {
             makes: makes.clone(),
