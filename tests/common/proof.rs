@@ -64,7 +64,7 @@ impl Scene {
             old.clone(),
             format!("{old}.info"),
             format!("{b}_1073741824"),
-            "swap_512".to_owned(),
+            "swap_16".to_owned(),
         ]);
         for name in needed.iter().chain(&removable) {
             plain_file(&world, name, 2 * DAY);
