@@ -569,19 +569,26 @@ mod tests {
 
     #[test]
     fn what_other_processes_have_open_changes_no_number_but_those_on_proc() {
-        let world = World::new();
-        let file = world.file("file", "content");
-        let mut command = Command::new(tool("find", "findutils"));
-        command.arg(format!("/proc/{}/fd", std::process::id())).arg(file).args(["-printf", "%l"]);
-        let places = || {
-            let calls = run(&command, Watch::recording()).calls.into_iter().map(|it| it.place);
+        let places = |opens: &str, last: u32| {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", &format!("{opens}; read -r _")]).stdin(Stdio::piped());
+            let mut shell = shell.spawn().unwrap();
+            let directory = format!("/proc/{}/fd", shell.id());
+            wait_until("the shell opens its files", || Path::new(&format!("{directory}/{last}")).exists());
+            wait_until("the shell reads", || {
+                fs_err::read_to_string(format!("/proc/{}/syscall", shell.id())).unwrap().starts_with("0 0x0 ")
+            });
+            let mut find = Command::new(tool("find", "findutils"));
+            find.arg(directory).args(["-printf", "%l"]);
+            let calls = run(&find, Watch::recording()).calls.into_iter().map(|it| it.place);
+            drop(shell.stdin.take());
+            shell.wait().unwrap();
             calls.partition::<Vec<_>, _>(|it| it.in_proc)
         };
-        let (few, own) = places();
-        let _files: Vec<_> = (0..200).map(|_| fs_err::File::open("/dev/null").unwrap()).collect();
-        let (many, own_beside_many) = places();
-        assert!(many.len() > few.len() + 100, "{} and {}", few.len(), many.len());
-        assert_eq!(own, own_beside_many);
+        let (few, own) = places("true", 2);
+        let (many, own_beside_many) = places("exec 5</dev/null 6</dev/null 7</dev/null 8</dev/null", 8);
+        assert!(many.len() >= few.len() + 4, "{} and {}", few.len(), many.len());
+        assert!(own == own_beside_many, "{} and {}", own.len(), own_beside_many.len());
     }
 
     #[test]
