@@ -27,6 +27,12 @@ mod nova_conf;
 mod output;
 mod parsers;
 mod progress;
+#[cfg(target_arch = "x86_64")]
+mod proof_faults;
+#[cfg(target_arch = "x86_64")]
+mod proof_interleavings;
+#[cfg(target_arch = "x86_64")]
+mod proof_nova;
 mod properties;
 mod prune_failures;
 mod prune_guards;
