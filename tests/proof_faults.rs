@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::common::proof::{SETS_ASIDE, Scene, checked, none_failed, sample, share, thinned};
+use crate::common::proof::{Scene, checked, none_failed, sample, share, thinned};
 use crate::common::steps::{Action, Call, Ended, Watch, run};
 
 /// Of the calls on the `/proc` of other processes, whose number is that of the machine's processes, so many.
@@ -188,9 +188,7 @@ fn no_fault_at_any_system_call_of_a_prune_loses_a_file_or_makes_a_false_report()
 
 #[test]
 fn no_fault_at_any_system_call_of_a_prune_after_a_kill_loses_a_file_or_makes_a_false_report() {
-    if *SETS_ASIDE {
-        every_fault_of_a_prune("prune after a kill", &Scene::new().after_a_kill(), 60);
-    }
+    every_fault_of_a_prune("prune after a kill", &Scene::new().after_a_kill(), 60);
 }
 
 #[test]

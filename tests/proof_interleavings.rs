@@ -11,9 +11,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::common::proof::{
-    INSTANCES, SETS_ASIDE, Scene, broken_disks, checked, none_failed, sample, share, thinned,
-};
+use crate::common::proof::{INSTANCES, Scene, broken_disks, checked, none_failed, sample, share, thinned};
 use crate::common::prune::{
     Running, hold_lock, hold_lock_waiting, is_locked, lock_file, wait_until, with_outcome,
 };
@@ -409,9 +407,7 @@ fn no_whole_operation_at_any_system_call_of_a_prune_loses_a_backing_file() {
 
 #[test]
 fn no_whole_operation_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
-    if *SETS_ASIDE {
-        at_every_call_of_a_prune(&Scene::new().after_a_kill(), 4);
-    }
+    at_every_call_of_a_prune(&Scene::new().after_a_kill(), 4);
 }
 
 #[test]

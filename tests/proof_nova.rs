@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::HOST;
 use crate::common::nova::{Nova, Order, upload};
-use crate::common::proof::{INSTANCES, OLD_IMAGE, SETS_ASIDE, Scene, backing_file, none_failed};
+use crate::common::proof::{INSTANCES, OLD_IMAGE, Scene, backing_file, none_failed};
 use crate::common::prune::names;
 use crate::common::steps::attached;
 use crate::proof_interleavings::{Did, Operation, Range, at_every_call, prune_at_every_call, resized};
@@ -133,9 +133,7 @@ fn no_whole_operation_of_nova_at_any_system_call_of_a_prune_loses_a_backing_file
 
 #[test]
 fn no_whole_operation_of_nova_at_any_system_call_of_a_prune_after_a_kill_loses_a_backing_file() {
-    if *SETS_ASIDE {
-        at_every_call_of_a_prune(&Scene::owned_by_root().after_a_kill(), 3);
-    }
+    at_every_call_of_a_prune(&Scene::owned_by_root().after_a_kill(), 3);
 }
 
 #[test]

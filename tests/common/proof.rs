@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use assert_cmd::cargo::cargo_bin;
@@ -127,9 +126,7 @@ impl Scene {
 
     pub fn prune_with<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = self.command("prune", args);
-        if *SETS_ASIDE {
-            command.args(["--settle", "0s"]);
-        }
+        command.args(["--settle", "0s"]);
         command
     }
 
@@ -266,12 +263,6 @@ fn copy_tree(from: &Path, to: &Path) {
     std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid())).unwrap();
     crate::common::set_mtime(to, metadata.modified().unwrap());
 }
-
-/// Whether the program sets files aside and looks again. Version 1 did not.
-pub static SETS_ASIDE: LazyLock<bool> = LazyLock::new(|| {
-    let output = Command::new(cargo_bin!("nova-imagecache")).args(["prune", "--help"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().contains("--settle")
-});
 
 /// The absolute path of the backing file that a qcow2 header names, if any. For the disks of these tests only.
 pub fn backing_file(disk: &Path) -> Option<PathBuf> {
