@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
 /// When the text of the pages was last looked over.
-const DATE: &str = "2026-11-23";
+const DATE: &str = "2026-11-25";
 const MANUAL: &str = "OpenStack administration";
 
 #[test]
