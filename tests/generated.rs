@@ -177,8 +177,11 @@ fn the_page_of_the_json_has_every_field() {
     overlay(&world.path("unlisted/disk"), world.base(cache_file_name("used")));
     std::os::unix::fs::symlink("nowhere", world.path("unlisted/disk.link")).unwrap();
     world.inventory(&json!([{"uuid": "listed", "image_ref": "used"}]));
+    world.file("images.json", r#"[{"ID": "used", "Name": "debian", "Status": "active"}]"#);
     let fname = world.run("fname", ["-f", "json", "used"]);
-    for run in [fname, world.scan(), world.explain([""; 0]), world.dry_run([""; 0])] {
+    let dry_run = world.dry_run(["--images", "images.json", "--until-free", "1MiB"]);
+    assert!(dry_run.json()["goal"].is_object(), "{dry_run:?}");
+    for run in [fname, world.scan(), world.explain([""; 0]), dry_run] {
         for field in fields(&run.json()) {
             assert!(documents(&field), "{field} is not in man/sections/nova-imagecache-json.roff");
         }
@@ -217,10 +220,32 @@ fn the_page_of_the_json_has_every_code() {
     let outcomes = Outcome::ALL.map(Outcome::as_str);
     let kinds = Kind::ALL.map(Kind::as_str);
     let enums = verdicts.into_iter().chain(outcomes).chain(kinds).map(ToOwned::to_owned);
-    let (reasons, warnings) = (codes_of_reasons(), codes_of_warnings());
-    assert!(reasons.len() >= 12 && warnings.len() >= 7, "{reasons:?} {warnings:?}");
-    for code in enums.chain(reasons).chain(warnings) {
+    let reasons = codes_of_reasons();
+    assert!(reasons.len() >= 16, "{reasons:?}");
+    for code in enums.chain(reasons) {
         assert!(documents(&code), "{code} is not in man/sections/nova-imagecache-json.roff");
+    }
+}
+
+#[test]
+fn the_page_of_the_json_has_every_warning_with_its_level() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = fs_err::read_to_string(root.join("src/warning.rs")).unwrap();
+    let (_, source) = source.split_once("pub const fn code(").unwrap();
+    let (codes, source) = source.split_once("pub const fn level(").unwrap();
+    let (notes, _) = source.split_once("=> Level::Note").unwrap();
+    let variant = |text: &str| {
+        text.split(|it: char| !it.is_alphanumeric()).next().map(ToOwned::to_owned).unwrap_or_default()
+    };
+    let notes: BTreeSet<String> = notes.split("Self::").skip(1).map(variant).collect();
+    let page = section(&root.join("man/sections"), "nova-imagecache-json");
+    let codes: Vec<&str> = codes.split("Self::").skip(1).collect();
+    assert!(codes.len() >= 28 && notes.len() >= 7, "{codes:?} {notes:?}");
+    for arm in codes {
+        let code = arm.split('"').nth(1).unwrap();
+        let level = if notes.contains(&variant(arm)) { "note" } else { "warning" };
+        let entry = format!("\n{code}@{level}@");
+        assert!(page.contains(&entry), "{entry} is not in man/sections/nova-imagecache-json.roff");
     }
 }
 
@@ -237,13 +262,4 @@ fn codes_of_reasons() -> BTreeSet<String> {
         words.collect::<String>().trim_start_matches('_').to_owned()
     };
     variants.lines().filter_map(|line| line.trim().strip_suffix(',')).map(snake).collect()
-}
-
-/// The codes in `Warning::code`.
-fn codes_of_warnings() -> BTreeSet<String> {
-    let source =
-        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/warning.rs")).unwrap();
-    let (_, code) = source.split_once("pub const fn code(").unwrap();
-    let (code, _) = code.split_once("pub const fn level(").unwrap();
-    code.split("=> \"").skip(1).filter_map(|it| it.split('"').next()).map(ToOwned::to_owned).collect()
 }
