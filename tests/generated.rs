@@ -42,7 +42,7 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             println!("renewed {}", file.display());
         }
     } else {
-        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test generated");
+        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated");
     }
 }
 
@@ -111,7 +111,7 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
 fn head(name: &str, section: &str) -> String {
     let (name, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     format!(
-        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test generated\n\
+        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test --test suite generated\n\
          .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
     )
 }
