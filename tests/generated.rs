@@ -42,7 +42,10 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             println!("renewed {}", file.display());
         }
     } else {
-        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated");
+        assert!(
+            stale.is_empty(),
+            "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated"
+        );
     }
 }
 
@@ -107,12 +110,13 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
     page
 }
 
-/// The first line asks man(1) for tbl.
+/// The first line asks man(1) for tbl. On a terminal a page has one length, or tbl warns where a table meets its end.
 fn head(name: &str, section: &str) -> String {
     let (name, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     format!(
         "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test --test suite generated\n\
-         .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
+         .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.if \\n[cR] .pl 9999v\n\
+         .ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
     )
 }
 
