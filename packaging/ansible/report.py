@@ -2,8 +2,8 @@
 
     python3 report.py audit|prune RESULTS HOST...
 
-Reads RESULTS/HOST/audit.json (or prune.json), writes RESULTS/audit.json and RESULTS/audit.txt (or prune), and prints
-the table. Hosts that share an instances path are one cache, counted once.
+Reads RESULTS/audit/HOST.json (or prune), writes RESULTS/audit.json and RESULTS/audit.txt (or prune), and prints the
+table. An audit also gives RESULTS/plans/HOST.json. Hosts that share an instances path are one cache, counted once.
 """
 
 import json
@@ -20,7 +20,13 @@ WORST = [*STATES.values(), "failed", "unreachable"]
 def main():
     kind, results, *hosts = sys.argv[1:]
     results = pathlib.Path(results)
-    report, rows, notes = {"audit": audit, "prune": prune}[kind]({host: read(results / host / f"{kind}.json") for host in hosts})
+    of_hosts = {host: read(results / kind / f"{host}.json") for host in hosts}
+    if kind == "audit":
+        for host, it in of_hosts.items():
+            keep_plan(results / "plans" / f"{host}.json", it and it["plan"])
+        report, rows, notes = audit(of_hosts)
+    else:
+        report, rows, notes = prune(of_hosts)
     text = table(rows) + "".join(f"{note}\n" for note in notes)
     (results / f"{kind}.json").write_text(json.dumps(report, indent=2) + "\n")
     (results / f"{kind}.txt").write_text(text)
@@ -29,6 +35,14 @@ def main():
 
 def read(path):
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def keep_plan(path, plan):
+    """The plan of this audit, or none: not that of an earlier one."""
+    if plan:
+        path.write_text(json.dumps(plan, indent=2) + "\n")
+    else:
+        path.unlink(missing_ok=True)
 
 
 # An audit
@@ -53,8 +67,7 @@ def audit(of_hosts):
         rows.append([", ".join(it["hosts"]), state, *sizes, *found])
     sizes = [amount(total[name]) for name in columns]
     rows.append(["total", "", *sizes, total["missing"], amount(total["unlisted_directories"]), ""])
-    unreadable = [f"unreadable: {line}" for it in caches for line in it["unreadable"]]
-    return {"total": total, "caches": caches}, rows, notes([it["hosts"] for it in caches]) + unreadable
+    return {"total": total, "caches": caches}, rows, notes([it["hosts"] for it in caches])
 
 
 def identity(host, it, output):
