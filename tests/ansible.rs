@@ -3,7 +3,7 @@
 //!
 //! Needs a Python with ansible-core: that of the environment variable `NOVA_IMAGECACHE_PYTHON`, else `python3`.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
