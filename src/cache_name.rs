@@ -3,7 +3,7 @@
 //! The rules are those of `ImageCacheManager._scan_base_images`, `_store_swap_image` and `_store_ephemeral_image` in
 //! nova/virt/libvirt/imagecache.py, narrowed where nova takes any 40 characters for a fingerprint.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use serde::Serialize;
 use sha1::{Digest as _, Sha1};
@@ -16,6 +16,18 @@ pub fn cache_file_name(image_id: &str) -> String {
         .flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]])
         .map(char::from)
         .collect()
+}
+
+/// What the name of a file begins with while prune looks again whether anything needs it.
+///
+/// nova can take such a name for nothing of its own: it has more than 40 characters, and no `_` as the 41st.
+pub const SET_ASIDE: &str = ".nova-imagecache.set-aside-while-looking-again.";
+
+/// The name that a cache file has while it is set aside.
+pub fn set_aside_name(name: &OsStr) -> OsString {
+    let mut aside = OsString::from(SET_ASIDE);
+    aside.push(name);
+    aside
 }
 
 /// What a file of the cache directory is, by its name.
@@ -36,13 +48,15 @@ pub enum Kind {
     Info,
     /// A download or a conversion that broke off.
     Partial,
+    /// What a prune that was killed had set aside.
+    SetAside,
     /// Anything else, directories and special files among it: never touched.
     Other,
 }
 
 impl Kind {
     /// Every kind, in the order of reports.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Original,
         Self::Resized,
         Self::Small,
@@ -50,6 +64,7 @@ impl Kind {
         Self::Ephemeral,
         Self::Info,
         Self::Partial,
+        Self::SetAside,
         Self::Other,
     ];
 
@@ -63,6 +78,7 @@ impl Kind {
             Self::Ephemeral => "ephemeral",
             Self::Info => "info",
             Self::Partial => "partial",
+            Self::SetAside => "set_aside",
             Self::Other => "other",
         }
     }
@@ -72,30 +88,15 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheName<'a> {
     /// `<fingerprint>`
-    Original {
-        /// The 40 hex digits.
-        fingerprint: &'a str,
-    },
+    Original { fingerprint: &'a str },
     /// `<fingerprint>_<bytes>`
-    Resized {
-        /// The 40 hex digits.
-        fingerprint: &'a str,
-    },
+    Resized { fingerprint: &'a str },
     /// `<fingerprint>_sm`
-    Small {
-        /// The 40 hex digits.
-        fingerprint: &'a str,
-    },
+    Small { fingerprint: &'a str },
     /// `swap_<MiB>`
-    Swap {
-        /// The size as it is written, in MiB.
-        mebibytes: &'a str,
-    },
+    Swap { mebibytes: &'a str },
     /// `ephemeral_<GiB>_<hash>`
-    Ephemeral {
-        /// The size as it is written, in GiB.
-        gibibytes: &'a str,
-    },
+    Ephemeral { gibibytes: &'a str },
     /// `<file>.info`
     Info {
         /// The name of the file that it belongs to: an original, resized or small one.
@@ -104,6 +105,11 @@ pub enum CacheName<'a> {
     /// `<file>.part` or `<file>.converted`
     Partial {
         /// The name of the file that it would have become: an original, resized or small one.
+        of: &'a str,
+    },
+    /// What a prune that was killed had set aside.
+    SetAside {
+        /// The file's own name, one of the above.
         of: &'a str,
     },
     /// None of these.
@@ -131,6 +137,11 @@ impl<'a> CacheName<'a> {
             && !hash.contains('_')
         {
             return Self::Ephemeral { gibibytes };
+        }
+        if let Some(of) = name.strip_prefix(SET_ASIDE)
+            && !matches!(Self::parse_str(of), Self::SetAside { .. } | Self::Other)
+        {
+            return Self::SetAside { of };
         }
         for (suffix, is_info) in [(".info", true), (".part", false), (".converted", false)] {
             if let Some(of) = name.strip_suffix(suffix)
@@ -168,6 +179,7 @@ impl<'a> CacheName<'a> {
             Self::Ephemeral { .. } => Kind::Ephemeral,
             Self::Info { .. } => Kind::Info,
             Self::Partial { .. } => Kind::Partial,
+            Self::SetAside { .. } => Kind::SetAside,
             Self::Other => Kind::Other,
         }
     }
@@ -179,6 +191,7 @@ impl<'a> CacheName<'a> {
                 Some(fingerprint)
             }
             Self::Info { of } | Self::Partial { of } => of.get(..40),
+            Self::SetAside { of } => Self::parse_str(of).fingerprint(),
             Self::Swap { .. } | Self::Ephemeral { .. } | Self::Other => None,
         }
     }
@@ -224,7 +237,13 @@ mod tests {
             ("swap_1000".into(), Kind::Swap),
             ("ephemeral_20_40d1d2c".into(), Kind::Ephemeral),
             ("ephemeral_20_äöüßäöü".into(), Kind::Ephemeral),
+            (format!("{SET_ASIDE}{HEX}"), Kind::SetAside),
+            (format!("{SET_ASIDE}{HEX}_5.info"), Kind::SetAside),
+            (format!("{SET_ASIDE}ephemeral_20_40d1d2c"), Kind::SetAside),
             // Not quite.
+            (format!("{SET_ASIDE}x"), Kind::Other),
+            (format!("{SET_ASIDE}{SET_ASIDE}{HEX}"), Kind::Other),
+            (SET_ASIDE.into(), Kind::Other),
             (String::new(), Kind::Other),
             ("00000001".into(), Kind::Other),
             ("swap_".into(), Kind::Other),

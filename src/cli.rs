@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::goal::{UntilFree, parse_until_free};
 use crate::time::{AsOf, parse_as_of, parse_duration};
 
 /// Show, explain and prune the image cache of an OpenStack nova compute host.
 ///
 /// nova keeps every image that an instance was ever started from in the directory _base of its instances path; the
 /// disks of the instances are qcow2 overlays on those files. This is nova's clean-up pass as a command: scan lists the
-/// cache, explain says of each file what needs it, prune --dry-run shows what would go, and prune removes it. It never
-/// removes what anything may still need: what it cannot tell, it keeps.
+/// cache, explain says for each file what needs it, prune --dry-run shows what would be removed, and prune removes it. It
+/// never removes what anything may still need: what is unknown is kept.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -27,10 +28,8 @@ Examples, of which only the last changes anything:
   nova-imagecache prune --inventory servers.json"
 )]
 pub struct Cli {
-    /// Options of every subcommand.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -45,8 +44,8 @@ pub struct Global {
     /// Name of the cache directory under it [default: _base, or what --config-file says]
     #[arg(long, global = true, value_name = "NAME")]
     pub subdirectory_name: Option<OsString>,
-    /// Take what the command line leaves open from this nova.conf: instances path, cache directory, minimum ages and
-    /// host; may be given several times, and the last file wins
+    /// Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does
+    /// not give them; may be given several times, and the last file wins
     #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config_file: Vec<PathBuf>,
     /// Print a table for people or JSON for programs
@@ -55,9 +54,12 @@ pub struct Global {
     /// Print no warnings or notes on stderr
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say on stderr how the evidence was gathered
+    /// Print notes and how the evidence was gathered on stderr, and all files of a prune
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// The environment variables that were used.
+    #[arg(skip)]
+    pub environment: Vec<&'static str>,
 }
 
 /// How to print.
@@ -87,12 +89,12 @@ Example:
     #[command(after_help = "\
 Example:
   nova-imagecache scan --format json")]
-    Scan,
-    /// Say of each file why it stays or may go
+    Scan(Scan),
+    /// Say for each file why it stays or can be removed
     ///
-    /// Reads the headers of all disks, puts them together with the instances of the inventory, and prints a verdict
-    /// with its reasons for each file of the cache. FILE or IMAGE_ID limits that to some files and tells their whole
-    /// story. Changes nothing.
+    /// Reads the headers of all disks, compares them with the instances of the inventory, and prints a verdict with its
+    /// reasons for each file of the cache. FILE or IMAGE_ID limits that to some files and shows everything about them.
+    /// Changes nothing.
     #[command(after_help = "\
 Examples:
   nova-imagecache explain --inventory servers.json
@@ -100,23 +102,37 @@ Examples:
     Explain(Explain),
     /// Remove what is unused and old enough
     ///
-    /// Judges as explain does, sets the mtime of each file in use to now, and removes each removable file under nova's
-    /// own lock, after looking again whether anything has come to need it. With --dry-run it changes nothing and shows
-    /// what would be removed.
+    /// Judges as explain does and sets the mtime of each file in use to now. Then it takes nova's own locks, sets the
+    /// removable files aside, judges everything again, and removes what is still unused. With --dry-run it changes nothing
+    /// and shows what would be removed. FILE or IMAGE_ID limits the removal to some files.
     #[command(after_help = "\
-Examples, of which the first two change nothing:
+Examples, of which only the last changes anything:
   nova-imagecache prune --dry-run --inventory servers.json --as-of +7d
+  nova-imagecache prune --dry-run --libvirt /etc/libvirt/qemu --until-free 200GiB
   nova-imagecache prune --dry-run --inventory servers.json --format json > plan.json
   nova-imagecache prune --inventory servers.json --plan plan.json")]
     Prune(Prune),
 }
 
-/// `fname`
 #[derive(Args, Debug)]
 pub struct Fname {
     /// Ids of images; - reads them from standard input, one a line
     #[arg(required = true, value_name = "IMAGE_ID")]
     pub image_ids: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Scan {
+    #[command(flatten)]
+    pub listing: Listing,
+}
+
+#[derive(Args, Debug)]
+pub struct Listing {
+    /// Images as JSON, to show names and what cannot be downloaded again: the output of "openstack image list --long -f
+    /// json" or the answer to GET /v2/images; - is standard input; may be given several times
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub images: Vec<PathBuf>,
 }
 
 /// Where the verdicts come from.
@@ -138,50 +154,105 @@ pub struct Judging {
     /// Minimum age of unused resized copies [default: 1h, or what --config-file says]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub resized_min_age: Option<Duration>,
-    /// Leave out disks in directories of no instance of the inventory, as nova does: their backing files may go
+    /// Keep these although they are unused: names of cache files, or ids of images for all that belongs to them; may be
+    /// given several times
+    #[arg(long, value_name = "FILE|IMAGE_ID")]
+    pub keep: Vec<OsString>,
+    /// Ignore disks in directories of no instance in the inventory, as nova does: their backing files can be removed
     #[arg(long)]
     pub ignore_unlisted: bool,
-    /// Judge broken downloads (.part, .converted) too
+    /// Judge interrupted downloads (.part, .converted) too
     #[arg(long)]
     pub partials: bool,
 }
 
-/// `explain`
 #[derive(Args, Debug)]
 pub struct Explain {
-    /// Show only these, in full: names of cache files, or ids of images for all that belongs to them
+    /// Show only these, in full: names or paths of cache files, the first 8 or more hex digits of a name, or ids of images
+    /// for all that belongs to them
     #[arg(value_name = "FILE|IMAGE_ID")]
     pub subjects: Vec<OsString>,
-    /// Where the verdicts come from.
     #[command(flatten)]
     pub judging: Judging,
+    #[command(flatten)]
+    pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now
     #[arg(long, value_name = "TIME", value_parser = parse_as_of)]
     pub as_of: Option<AsOf>,
 }
 
-/// `prune`
 #[derive(Args, Debug)]
 pub struct Prune {
+    /// Remove only these, if they are removable: as for explain
+    #[arg(value_name = "FILE|IMAGE_ID")]
+    pub subjects: Vec<OsString>,
     /// Change nothing: show what would be removed
     #[arg(short = 'n', long)]
     pub dry_run: bool,
-    /// Where the verdicts come from.
     #[command(flatten)]
     pub judging: Judging,
+    #[command(flatten)]
+    pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now; only with --dry-run
     #[arg(long, value_name = "TIME", value_parser = parse_as_of, requires = "dry_run")]
     pub as_of: Option<AsOf>,
-    /// Go by the disks alone, without an inventory
+    /// Remove the oldest files only until so much is free: 200GiB, or 20% of the filesystem that holds the cache
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = parse_until_free)]
+    pub until_free: Option<UntilFree>,
+    /// Judge by the disks alone, without a list of instances
     #[arg(long)]
     pub disks_only: bool,
-    /// Go on although no instance counts for this cache, or no instance directory holds a disk
+    /// Go on although no instance uses this cache, or no instance directory holds a disk
     #[arg(long)]
     pub allow_empty: bool,
-    /// How long to wait for nova's lock, for each file
+    /// How long to wait for nova's locks
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
     pub lock_wait: Duration,
+    /// How long files are set aside before everything is read again [default: 0.1s, or 61s on a network filesystem]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub settle: Option<Duration>,
     /// Remove at most what this output of prune --dry-run --format json would remove
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub plan: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Takes from the environment what the command line does not give. An empty value counts as unset.
+    pub fn fill_in(&mut self, var: impl Fn(&str) -> Option<OsString>) {
+        let var = |name: &str| var(name).filter(|it| !it.is_empty());
+        let used = &mut self.global.environment;
+        if self.global.instances_path.is_none()
+            && let Some(value) = var("NOVA_IMAGECACHE_INSTANCES_PATH")
+        {
+            self.global.instances_path = Some(value.into());
+            used.push("NOVA_IMAGECACHE_INSTANCES_PATH");
+        }
+        let mut fill = |name: &'static str, option: &mut Vec<PathBuf>| {
+            if option.is_empty()
+                && let Some(value) = var(name)
+            {
+                option.push(value.into());
+                used.push(name);
+            }
+        };
+        fill("NOVA_IMAGECACHE_CONFIG_FILE", &mut self.global.config_file);
+        let (judging, listing, disks_only) = match &mut self.command {
+            Command::Fname(_) => return,
+            Command::Scan(scan) => (None, &mut scan.listing, false),
+            Command::Explain(explain) => (Some(&mut explain.judging), &mut explain.listing, false),
+            Command::Prune(prune) => (Some(&mut prune.judging), &mut prune.listing, prune.disks_only),
+        };
+        fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images);
+        let Some(judging) = judging else { return };
+        if !disks_only {
+            fill("NOVA_IMAGECACHE_INVENTORY", &mut judging.inventory);
+            fill("NOVA_IMAGECACHE_LIBVIRT", &mut judging.libvirt);
+        }
+        if judging.host.is_none()
+            && let Some(value) = var("NOVA_IMAGECACHE_HOST").and_then(|it| it.into_string().ok())
+        {
+            judging.host = Some(value);
+            used.push("NOVA_IMAGECACHE_HOST");
+        }
+    }
 }

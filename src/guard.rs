@@ -1,10 +1,13 @@
 //! What stands before a prune: when it refuses, and what an operator must be warned of. Pure, like the verdicts.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 
-use crate::evidence::Evidence;
-use crate::inventory::{Inventory, Text};
-use crate::verdict::{Judgement, Policy};
+use crate::cache_name::Kind;
+use crate::evidence::{Cache, Evidence};
+use crate::inventory::{Instance, Inventory};
+use crate::verdict::{Code, Judgement, Policy, is_same_host};
 use crate::warning::Warning;
 
 /// What of the command line the guards depend on.
@@ -12,189 +15,231 @@ use crate::warning::Warning;
 pub struct Asked {
     /// Nothing is to be changed.
     pub dry_run: bool,
-    /// Go by the disks alone.
     pub disks_only: bool,
-    /// Go on although nothing counts.
     pub allow_empty: bool,
-    /// Leave out disks in directories of no instance.
     pub ignore_unlisted: bool,
-    /// An `--inventory` is among the sources.
     pub has_inventory: bool,
-    /// A `--libvirt` is among the sources.
     pub has_libvirt: bool,
 }
 
+/// Everything that the guards look at.
+#[derive(Clone, Copy)]
+pub struct Case<'a> {
+    pub asked: Asked,
+    pub evidence: &'a Evidence,
+    pub inventory: Option<&'a Inventory>,
+    pub policy: &'a Policy,
+    pub judgement: &'a Judgement<'a>,
+}
+
+/// nova may need that long between choosing a base file and using it.
+const SHORT_AGE: Duration = Duration::from_secs(600);
+
 /// Refuses what the command line alone shows to be wrong.
-///
-/// # Errors
-/// The refusal, with what to do.
 pub fn check_usage(asked: Asked) -> Result<()> {
     let has_source = asked.has_inventory || asked.has_libvirt;
     if asked.disks_only && has_source {
-        bail!("--disks-only goes by the disks alone: leave out --inventory and --libvirt, or --disks-only");
+        bail!("--disks-only uses no list of instances: leave out --inventory and --libvirt, or --disks-only");
     }
     if asked.ignore_unlisted && !has_source {
-        bail!("--ignore-unlisted needs an inventory to tell which directories are listed: add --inventory");
+        bail!("--ignore-unlisted needs a list of instances: add --inventory");
     }
     if !asked.dry_run && !has_source && !asked.disks_only {
         bail!(
-            "refused: no inventory: add --inventory or --libvirt, or --disks-only to go by the disks alone"
+            "refused: no list of instances was given: add --libvirt or --inventory, or --disks-only to judge by the \
+             disks alone"
         );
     }
     Ok(())
 }
 
-/// Refuses what the evidence shows to be a mistake.
-///
-/// # Errors
-/// The refusal, with what to do.
-pub fn check_evidence(
-    asked: Asked,
-    evidence: &Evidence,
-    inventory: Option<&Inventory>,
-    policy: &Policy,
-    judgement: &Judgement<'_>,
-) -> Result<()> {
-    let path = evidence.layout.instances_path.display();
-    if !asked.allow_empty {
-        if inventory.is_some() && judgement.counted == 0 && judgement.directories_with_disks > 0 {
+impl Case<'_> {
+    /// Refuses what the evidence shows to be a mistake.
+    pub fn check(&self) -> Result<()> {
+        let asked = self.asked;
+        // Then nothing can be removed.
+        if self.evidence.cache.is_none() {
+            return Ok(());
+        }
+        if !asked.allow_empty {
+            self.check_not_empty()?;
+        }
+        if asked.dry_run {
+            return Ok(());
+        }
+        if let Some(why) = self.inventory.and_then(|it| it.incomplete.first()) {
             bail!(
-                "refused: no instance of the inventory counts for {path}, where {} directories hold disks: check \
+                "refused: the inventory is incomplete: {why}: export it again, with all cells up and all pages"
+            );
+        }
+        if !asked.allow_empty && !asked.disks_only && self.host_is_unknown() {
+            bail!(
+                "refused: host {} is neither in {}/compute_nodes nor in the inventory: set --host to the name that nova \
+                 uses for this host, or add --allow-empty",
+                self.policy.host,
+                self.path()
+            );
+        }
+        self.check_other_hosts()
+    }
+
+    /// An unmounted filesystem looks like this.
+    fn check_not_empty(&self) -> Result<()> {
+        let Self { asked, judgement, policy, .. } = self;
+        let path = self.path();
+        if asked.disks_only && judgement.directories_with_disks == 0 {
+            bail!(
+                "refused: no instance directory in {path} holds a disk: check that its filesystem is mounted; with \
+                 images_type rbd or lvm this is always so: use --libvirt or --inventory in place of --disks-only; or add \
+                 --allow-empty"
+            );
+        }
+        if self.inventory.is_none() {
+            return Ok(());
+        }
+        if judgement.counted == 0 && judgement.directories_with_disks > 0 {
+            bail!(
+                "refused: no instance in the inventory uses {path}, where {} instance directories hold disks: check \
                  --host ({}) and the inventory, or add --allow-empty",
                 judgement.directories_with_disks,
                 policy.host
             );
         }
-        if asked.disks_only && judgement.directories_with_disks == 0 {
+        if let [first, ..] = judgement.absent[..]
+            && judgement.absent.len() == judgement.expected
+        {
             bail!(
-                "refused: no instance directory of {path} holds a disk: check that its filesystem is mounted, or add \
-                 --allow-empty"
+                "refused: not one of {} instances on host {} has a directory in {path} (the first is {first}): check \
+                 that all filesystems are mounted, or add --allow-empty",
+                judgement.expected,
+                policy.host
             );
         }
+        Ok(())
     }
-    if asked.dry_run {
-        return Ok(());
-    }
-    if let Some(why) = inventory.and_then(|it| it.incomplete.first()) {
-        bail!("refused: the inventory is incomplete: {why}: take it anew, with all cells up and all pages");
-    }
-    if inventory.is_some_and(|it| names_hosts(it) && !is_in_inventory(it, &policy.host))
-        && evidence
-            .compute_nodes
-            .as_ref()
-            .is_ok_and(|nodes| !nodes.is_empty() && !nodes.contains(&policy.host))
-    {
-        bail!(
-            "refused: host {} is neither in {path}/compute_nodes nor in the inventory: give --host the name that nova \
-             uses",
-            policy.host
-        );
-    }
-    if asked.has_libvirt && !asked.has_inventory && asked.ignore_unlisted {
-        let others = evidence.compute_nodes.iter().flatten().filter(|node| **node != policy.host);
-        if let Some(other) = others.min() {
+
+    fn check_other_hosts(&self) -> Result<()> {
+        let Self { asked, evidence, policy, .. } = self;
+        let path = self.path();
+        if asked.has_libvirt && !asked.has_inventory && asked.ignore_unlisted {
+            let nodes = evidence.compute_nodes.iter().flatten();
+            if let Some(other) = nodes.filter(|node| !is_same_host(node, &policy.host)).min() {
+                bail!(
+                    "refused: host {other} shares {path}, and --libvirt shows none of its instances: add --inventory, or \
+                     leave out --ignore-unlisted"
+                );
+            }
+        }
+        if evidence.cache_is_shared_apart && !asked.has_inventory {
             bail!(
-                "refused: host {other} shares {path}, and --libvirt knows nothing of its instances: add --inventory, or \
-                 leave out --ignore-unlisted"
+                "refused: {} is on a network filesystem other than that of {path}, so other hosts may use it: add \
+                 --inventory with the instances of all of them",
+                evidence.layout.cache_dir().display()
             );
         }
+        Ok(())
     }
-    if evidence.cache_is_shared_apart && !asked.has_inventory {
-        bail!(
-            "refused: {} is on a network filesystem other than that of {path}, so other hosts may use it: add \
-             --inventory with the instances of all of them",
-            evidence.layout.cache_dir().display()
-        );
+
+    /// What the operator should know before trusting the verdicts.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let Self { asked, evidence, judgement, policy, .. } = self;
+        let path = self.path();
+        let mut warnings = Vec::new();
+        match self.inventory {
+            None if asked.disks_only => {}
+            None => warnings.push(Warning::NoInventory),
+            Some(inventory) => {
+                warnings.extend(inventory.warnings.iter().cloned());
+                warnings.extend(
+                    inventory.incomplete.iter().map(|why| Warning::InventoryIncomplete { why: why.clone() }),
+                );
+                if let Err(why) = &evidence.compute_nodes {
+                    warnings.push(Warning::NoComputeNodes { instances_path: path.clone(), why: why.clone() });
+                }
+                if self.host_is_unknown() {
+                    let host = policy.host.clone();
+                    warnings.push(Warning::HostUnknown { host, instances_path: path.clone() });
+                }
+                if judgement.counted == 0 && judgement.directories_with_disks > 0 {
+                    warnings.push(Warning::NothingCounted { instances_path: path.clone() });
+                }
+                if !judgement.absent.is_empty() {
+                    let instances = judgement.absent.iter().map(ToString::to_string).collect();
+                    warnings.push(Warning::DirectoriesAbsent { instances, instances_path: path });
+                }
+            }
+        }
+        for (option, age) in [
+            ("--original-min-age", policy.original_minimum_age),
+            ("--resized-min-age", policy.resized_minimum_age),
+        ] {
+            if age < SHORT_AGE {
+                warnings.push(Warning::ShortMinimumAge { option, age });
+            }
+        }
+        warnings.extend(of_evidence(evidence, judgement));
+        warnings
     }
-    Ok(())
+
+    fn host_is_unknown(&self) -> bool {
+        let host = &self.policy.host;
+        let mut hosts =
+            self.inventory.iter().flat_map(|it| &it.instances).flat_map(Instance::hosts).peekable();
+        let nodes = self.evidence.compute_nodes.as_ref().ok();
+        let any_named = hosts.peek().is_some() || nodes.is_some_and(|it| !it.is_empty());
+        any_named
+            && !hosts.any(|it| is_same_host(it, host))
+            && !nodes.into_iter().flatten().any(|it| is_same_host(it, host))
+    }
+
+    fn path(&self) -> String {
+        self.evidence.layout.instances_path.display().to_string()
+    }
 }
 
-/// What the operator should know before trusting the verdicts.
-pub fn warnings(
-    asked: Asked,
-    evidence: &Evidence,
-    inventory: Option<&Inventory>,
-    policy: &Policy,
-    judgement: &Judgement<'_>,
-) -> Vec<Warning> {
+fn of_evidence(evidence: &Evidence, judgement: &Judgement<'_>) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let mut warn = |code, text: String| warnings.push(Warning::new(code, text));
-    let path = evidence.layout.instances_path.display();
-    match inventory {
-        None if asked.disks_only => {}
-        None => warn(
-            "no_inventory",
-            "no inventory: judged by the disks alone; add --inventory or --libvirt".into(),
-        ),
-        Some(inventory) => {
-            inventory.warnings.iter().for_each(|it| warn(it.code, it.text.clone()));
-            for why in &inventory.incomplete {
-                warn(
-                    "inventory_incomplete",
-                    format!("the inventory is incomplete, so nothing is removable: {why}"),
-                );
-            }
-            if let Err(why) = &evidence.compute_nodes {
-                warn(
-                    "no_compute_nodes",
-                    format!(
-                        "cannot tell which hosts share {path}, so instances count whatever their host: {why}"
-                    ),
-                );
-            }
-            let nodes = evidence.compute_nodes.as_ref().ok().filter(|nodes| !nodes.is_empty());
-            if (names_hosts(inventory) || nodes.is_some())
-                && !is_in_inventory(inventory, &policy.host)
-                && !nodes.is_some_and(|nodes| nodes.contains(&policy.host))
-            {
-                warn(
-                    "host_unknown",
-                    format!(
-                        "host {} is neither in {path}/compute_nodes nor in the inventory: is --host the name that nova \
-                         uses, short or full?",
-                        policy.host
-                    ),
-                );
-            }
-            if judgement.counted == 0 && judgement.directories_with_disks > 0 {
-                warn("nothing_counted", format!("no instance of the inventory counts for {path}"));
-            }
-        }
-    }
     if evidence.cache.is_none() {
-        let text = format!("no cache directory {}: nothing to do", evidence.layout.cache_dir().display());
-        warn("no_cache_directory", text);
+        let cache_dir = evidence.layout.cache_dir().display().to_string();
+        warnings.push(Warning::NoCacheDirectory { cache_dir });
     }
-    if !judgement.complete {
-        let blocking: Vec<_> = judgement.unreadable.iter().filter(|it| it.blocks).collect();
-        let text = match &blocking[..] {
-            [] => "the evidence is incomplete: nothing is removable".into(),
-            [first, rest @ ..] => format!(
-                "the evidence is incomplete, so nothing is removable: {}: {}{}",
-                first.path.display(),
-                first.error,
-                if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) }
-            ),
+    warnings.extend(evidence_incomplete(judgement));
+    for missing in &judgement.missing {
+        let by_disk = |it: &&crate::verdict::Reason<'_>| {
+            matches!(it.code, Code::BackingFile | Code::BackingFileUnlisted)
         };
-        warn("evidence_incomplete", text);
+        if let Some(reason) = missing.reasons.iter().find(by_disk) {
+            let file = missing.name.display().to_string();
+            warnings.push(Warning::InstanceBroken { file, why: reason.text.clone() });
+        }
     }
     warnings
 }
 
-fn names_hosts(inventory: &Inventory) -> bool {
-    inventory.instances.iter().any(|it| it.texts(Text::Host).next().is_some())
+/// Tells of what a killed prune left.
+pub fn set_aside_found(cache: Option<&Cache>) -> Option<Warning> {
+    let files = || cache.into_iter().flat_map(|it| &it.files);
+    let mut aside = files().filter(|(name, file)| file.kind(name) == Kind::SetAside);
+    let (_, first) = aside.next()?;
+    Some(Warning::SetAsideFound { count: 1 + aside.count(), first: first.path.display().to_string() })
 }
 
-fn is_in_inventory(inventory: &Inventory, host: &str) -> bool {
-    inventory.instances.iter().any(|it| it.texts(Text::Host).any(|it| it == host))
+/// Names the first thing that makes the evidence incomplete, and what to do about it.
+pub fn evidence_incomplete(judgement: &Judgement<'_>) -> Option<Warning> {
+    let first = judgement.blocking().next()?;
+    Some(Warning::EvidenceIncomplete {
+        path: first.path.display().to_string(),
+        error: first.error.clone(),
+        advice: first.advice,
+        more: judgement.blocking().count() - 1,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::inventory::Row;
-    use crate::verdict::judge;
-    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, policy, row};
+    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, judge, policy, row};
 
     const REAL: Asked = Asked {
         dry_run: false,
@@ -237,9 +282,14 @@ mod tests {
         change(&mut evidence);
         let inventory = (asked.has_inventory || asked.has_libvirt).then(|| inventory(rows));
         let judgement = judge(&evidence, inventory.as_ref(), &policy(), NOW);
-        check_evidence(asked, &evidence, inventory.as_ref(), &policy(), &judgement)
-            .err()
-            .map(|error| error.to_string())
+        let case = Case {
+            asked,
+            evidence: &evidence,
+            inventory: inventory.as_ref(),
+            policy: &policy(),
+            judgement: &judgement,
+        };
+        case.check().err().map(|error| error.to_string())
     }
 
     #[test]
@@ -250,6 +300,8 @@ mod tests {
         let no_directories: fn(&mut Evidence) = |it| it.directories.clear();
         let shared_apart: fn(&mut Evidence) = |it| it.cache_is_shared_apart = true;
         let as_it_is: fn(&mut Evidence) = |_| {};
+        let no_cache: fn(&mut Evidence) = |it| it.cache = None;
+        let building = Row { task_state: Some("spawning".into()), ..row("v", "here", "a") };
         let allow = |asked| Asked { allow_empty: true, ..asked };
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         for (what, asked, rows, change, expected) in [
@@ -259,14 +311,14 @@ mod tests {
                 REAL,
                 vec![elsewhere.clone()],
                 as_it_is,
-                Some("no instance of the inventory"),
+                Some("no instance in the inventory"),
             ),
             (
                 "no instance here, dry",
                 dry(REAL),
                 vec![elsewhere.clone()],
                 as_it_is,
-                Some("no instance of the inventory"),
+                Some("no instance in the inventory"),
             ),
             ("no instance here, allowed", allow(REAL), vec![here.clone()], as_it_is, None),
             ("no instance and no disk", REAL, vec![], no_directories, None),
@@ -276,7 +328,34 @@ mod tests {
             ("disks alone, and none, allowed", allow(DISKS_ONLY), vec![], no_directories, None),
             ("host unknown", REAL, vec![row("u", "there", "a")], unknown_host, Some("host here is neither")),
             ("host unknown, dry", dry(REAL), vec![row("u", "there", "a")], unknown_host, None),
-            ("host unknown, no hosts named", REAL, vec![row("u", "", "a")], unknown_host, None),
+            (
+                "host unknown, only compute_nodes names hosts",
+                REAL,
+                vec![row("u", "", "a")],
+                unknown_host,
+                Some("host here is neither"),
+            ),
+            ("host unknown, allowed", allow(REAL), vec![row("u", "there", "a")], unknown_host, None),
+            ("host unknown, disks alone", DISKS_ONLY, vec![], unknown_host, None),
+            (
+                "no directory of the only instance",
+                REAL,
+                vec![row("v", "here", "a")],
+                as_it_is,
+                Some("not one of 1"),
+            ),
+            (
+                "no directory of the only instance, dry",
+                dry(REAL),
+                vec![row("v", "here", "a")],
+                as_it_is,
+                Some("not one of 1"),
+            ),
+            ("no directory, allowed", allow(REAL), vec![row("v", "here", "a")], as_it_is, None),
+            ("no directory, but being built", REAL, vec![here.clone(), building], as_it_is, None),
+            ("no directory of one of two", REAL, vec![here.clone(), row("v", "here", "a")], as_it_is, None),
+            ("no directory, but on a volume", REAL, vec![row("v", "here", "")], as_it_is, None),
+            ("nothing here, no cache", REAL, vec![row("v", "here", "a")], no_cache, None),
             (
                 "domains beside another host, ignoring",
                 ignoring(LIBVIRT),
@@ -310,25 +389,31 @@ mod tests {
     fn an_inventory_that_says_it_is_incomplete_stops_a_real_prune_only() {
         let incomplete =
             Inventory { incomplete: vec!["a cell is down".into()], ..inventory(&[row("u", "here", "a")]) };
-        let evidence = evidence(&[]);
+        let mut evidence = evidence(&[]);
+        add(&mut evidence, "u", vec![]);
         let judgement = judge(&evidence, Some(&incomplete), &policy(), NOW);
-        let check = |asked| check_evidence(asked, &evidence, Some(&incomplete), &policy(), &judgement);
+        let (inventory, policy, evidence, judgement) = (Some(&incomplete), &policy(), &evidence, &judgement);
+        let check = |asked| Case { asked, evidence, inventory, policy, judgement }.check();
         assert!(check(REAL).unwrap_err().to_string().contains("a cell is down"));
         assert!(check(dry(REAL)).is_ok());
     }
 
     #[test]
     fn a_host_that_nothing_names_is_warned_of() {
-        let evidence = evidence(&[]);
+        let mut evidence = evidence(&[]);
+        add(&mut evidence, "u", vec![]);
         let codes = |host: &str, inventory: Option<&Inventory>| -> Vec<&str> {
             let policy = Policy { host: host.into(), ..policy() };
             let judgement = judge(&evidence, inventory, &policy, NOW);
-            warnings(REAL, &evidence, inventory, &policy, &judgement).iter().map(|it| it.code).collect()
+            let case =
+                Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement: &judgement };
+            case.warnings().iter().map(Warning::code).collect()
         };
         let inventory = inventory(&[row("u", "here.example", "a")]);
         assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());
         assert_eq!(codes("here.example", Some(&inventory)), Vec::<&str>::new());
-        assert_eq!(codes("HERE", Some(&inventory)), ["host_unknown"]);
-        assert_eq!(codes("HERE", None), ["no_inventory"]);
+        assert_eq!(codes("HERE", Some(&inventory)), Vec::<&str>::new());
+        assert_eq!(codes("nowhere", Some(&inventory)), ["host_unknown"]);
+        assert_eq!(codes("nowhere", None), ["no_inventory"]);
     }
 }

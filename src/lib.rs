@@ -9,26 +9,38 @@
 //! ```
 //!
 //! [`evidence`] gathers facts and is the only reader of the instances path, [`verdict`] judges them and knows no
-//! filesystem, clock or environment, and [`removal`] is the only place that deletes or touches a file of the cache.
+//! filesystem, clock or environment, and [`removal`] is the only place that changes anything in the cache directory.
 //!
 //! The law behind every rule: never remove what anything may still need; unknown means keep.
 
 pub mod backing_name;
 pub mod cache_name;
+mod catalog;
 pub mod cli;
 pub mod commands;
+mod errors;
 pub mod evidence;
 pub mod exit;
-pub mod guard;
+mod filesystem;
+mod goal;
+mod guard;
+pub mod images;
 pub mod inventory;
-pub mod lock;
+pub mod layout;
+mod lock;
 pub mod nova_conf;
+pub mod outcome;
+mod owner;
 pub mod plan;
-pub mod progress;
+mod processes;
+mod progress;
 pub mod qcow2;
-pub mod removal;
+mod removal;
 pub mod report;
-pub mod settings;
-pub mod time;
+mod schema;
+mod selection;
+mod settings;
+mod signals;
+mod time;
 pub mod verdict;
 pub mod warning;

@@ -8,13 +8,14 @@ use nova_imagecache::exit::{AlreadyRunning, Exit, OutputFailed};
 use nova_imagecache::{commands, report};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.fill_in(|name| std::env::var_os(name));
     let exit = commands::run(&cli).unwrap_or_else(|error| {
         report::print_message(&format!("{error:#}"));
         if error.is::<AlreadyRunning>() {
             Exit::AlreadyRunning
         } else if error.is::<OutputFailed>() {
-            Exit::Partly
+            Exit::Incomplete
         } else {
             Exit::Usage
         }

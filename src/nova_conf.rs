@@ -37,7 +37,7 @@ const LONGEST_FILE: u64 = 4 << 20;
 ///
 /// # Errors
 /// Where a file cannot be read, is larger than 4 MiB or is not UTF-8, and those of [`parse`].
-pub fn load(paths: &[PathBuf]) -> Result<NovaConf> {
+pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf> {
     let mut files = Vec::new();
     for path in paths {
         let name = path.display().to_string();
@@ -50,28 +50,33 @@ pub fn load(paths: &[PathBuf]) -> Result<NovaConf> {
             .map_err(|_| anyhow!("{name}: is not UTF-8: convert it, as iconv -t UTF-8 does"))?;
         files.push((name, text));
     }
-    parse(&files)
+    parse(&files, given, machine)
 }
 
 /// Reads files of these names and texts, of which later ones win.
 ///
+/// Options that are `given` on the command line are left out, whatever is wrong with them; `machine` is this machine's
+/// name, for which `$host` stands where no file sets it.
+///
 /// # Errors
 /// Where oslo.config would not read a file, an option has a value that nova would not take or a negative age, or a
-/// reference stands for an option without a value. The error names the file, the line and the option.
-pub fn parse(files: &[(String, String)]) -> Result<NovaConf> {
-    let mut conf = Conf { files: Vec::new(), substitutions: Cell::new(0) };
+/// reference undefined option. The error names the file, the line and the option.
+pub fn parse(files: &[(String, String)], given: &[&str], machine: &str) -> Result<NovaConf> {
+    let mut conf = Conf { files: Vec::new(), substitutions: Cell::new(0), machine };
     for (name, text) in files {
         conf.files.push(sections(name, text)?);
     }
     let is_set = |name| Option::is_some(&conf.find(option("DEFAULT", name)));
-    let instances_path = if is_set("instances_path") || is_set("state_path") {
+    let is_wanted = |name: &str| !given.contains(&name);
+    let instances_path = if is_wanted("instances_path") && (is_set("instances_path") || is_set("state_path"))
+    {
         conf.value(option("DEFAULT", "instances_path"))?
     } else {
         None
     };
     let if_set = |group, name| {
         let option = option(group, name);
-        if conf.find(option).is_some() { conf.value(option) } else { Ok(None) }
+        if is_wanted(name) && conf.find(option).is_some() { conf.value(option) } else { Ok(None) }
     };
     let age = |name| -> Result<Option<Duration>> {
         let Some(seconds) = if_set("image_cache", name)? else { return Ok(None) };
@@ -193,6 +198,7 @@ type Sections<'a> = HashMap<(String, String), Value<'a>>;
 struct Conf<'a> {
     files: Vec<Sections<'a>>,
     substitutions: Cell<usize>,
+    machine: &'a str,
 }
 
 /// More references than any nova.conf has, and few enough for the stack.
@@ -290,11 +296,12 @@ impl Conf<'_> {
             }
             None => Some(option("DEFAULT", name)),
         };
-        match wanted {
+        let value = match wanted {
             Some(wanted) => self.value_within(wanted, within)?,
             None => None,
-        }
-        .ok_or_else(|| anyhow!("${name}: stands for an option without a value: set it in one of the files"))
+        };
+        let is_host = wanted.is_some_and(|it| (it.group, it.name) == ("DEFAULT", "host"));
+        value.or_else(|| is_host.then(|| self.machine.to_owned())).ok_or_else(|| anyhow!("${name}: undefined option: set it in one of the files, or give the command-line option that needs it"))
     }
 }
 
@@ -329,7 +336,7 @@ fn seconds(text: &str) -> Result<u64> {
     let digits = text.strip_prefix('+').unwrap_or(text);
     let is_plain = digits.split('_').all(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_digit()));
     if !is_plain {
-        bail!("{text:?} is no number of seconds: write zero or more");
+        bail!("{text:?}: not a number of seconds: write zero or more");
     }
     digits.replace('_', "").parse().with_context(|| format!("{text} seconds"))
 }
@@ -432,7 +439,7 @@ mod tests {
             .enumerate()
             .map(|(index, text)| (format!("{}.conf", index + 1), (*text).to_owned()))
             .collect();
-        parse(&files)
+        parse(&files, &[], "machine")
     }
 
     fn path(text: &str) -> String {
@@ -535,11 +542,11 @@ mod tests {
             ("[DEFAULT]\nhost =\n", "1.conf: line 2: [DEFAULT] host: is empty"),
             (
                 "[image_cache]\nsubdirectory_name = _base_$my_ip\n",
-                "1.conf: line 2: [image_cache] subdirectory_name: $my_ip: stands for an option without a value",
+                "1.conf: line 2: [image_cache] subdirectory_name: $my_ip: undefined option",
             ),
-            ("[DEFAULT]\ninstances_path = $STATE_PATH\n", "$STATE_PATH: stands for"),
-            ("[DEFAULT]\ninstances_path = ${DEFAULT.state_path}\n", "$DEFAULT.state_path: stands for"),
-            ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: stands for"),
+            ("[DEFAULT]\ninstances_path = $STATE_PATH\n", "$STATE_PATH: undefined option"),
+            ("[DEFAULT]\ninstances_path = ${DEFAULT.state_path}\n", "$DEFAULT.state_path: undefined option"),
+            ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: undefined option"),
             (
                 "[DEFAULT]\ninstances_path = $instances_path\n",
                 "[DEFAULT] instances_path: stands for itself: give it a value of its own",
@@ -552,10 +559,10 @@ mod tests {
             (&long, "is longer than 4096 bytes"),
             (
                 "[libvirt]\nremove_unused_resized_minimum_age_seconds = 1h\n",
-                "[image_cache] remove_unused_resized_minimum_age_seconds: \"1h\" is no number of seconds",
+                "[image_cache] remove_unused_resized_minimum_age_seconds: \"1h\": not a number of seconds",
             ),
-            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\" is no number"),
-            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\" is no number"),
+            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\": not a number"),
+            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\": not a number"),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 99999999999999999999\n", "too large"),
             ("[image_cache]\nremove_unused_base_images = maybe\n", "\"maybe\" is none of true"),
         ] {

@@ -8,14 +8,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use crate::evidence::Layout;
-use crate::report::json::SCHEMA_VERSION;
-use crate::verdict::Judged;
+use crate::layout::Layout;
+use crate::schema::SCHEMA_VERSION;
+use crate::verdict::{Judged, Policy};
+use crate::warning::Warning;
 
 /// The files that a dry run would have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     files: HashMap<OsString, PlannedFile>,
+    judged_by: Option<JudgedBy>,
+}
+
+/// The settings that a plan was judged by.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct JudgedBy {
+    original_minimum_age_seconds: u64,
+    resized_minimum_age_seconds: u64,
+    ignore_unlisted: bool,
+    partials: bool,
+    as_of: Option<String>,
 }
 
 /// What a plan says of a file: enough to tell another one of the same name.
@@ -34,6 +46,7 @@ struct Document {
     dry_run: bool,
     instances_path: PathBuf,
     cache_dir: PathBuf,
+    policy: Option<JudgedBy>,
     files: Vec<File>,
 }
 
@@ -71,18 +84,18 @@ impl Plan {
         let version: Version = serde_json::from_slice(text).context(WHAT)?;
         if version.schema_version != SCHEMA_VERSION {
             bail!(
-                "schema_version {}: only {SCHEMA_VERSION} is known: make the plan anew",
+                "schema_version {}: only {SCHEMA_VERSION} is known: create a new plan",
                 version.schema_version
             );
         }
         let mut deserializer = serde_json::Deserializer::from_slice(text);
         let document: Document = serde_path_to_error::deserialize(&mut deserializer).context(WHAT)?;
         if document.schema_version != SCHEMA_VERSION || document.command != "prune" || !document.dry_run {
-            bail!("{WHAT}: make it with that command");
+            bail!("{WHAT}: create it with that command");
         }
         if document.instances_path != layout.instances_path || document.cache_dir != layout.cache_dir() {
             bail!(
-                "made for {}, not for {}: make it anew",
+                "made for {}, not for {}: create a new plan",
                 document.cache_dir.display(),
                 layout.cache_dir().display()
             );
@@ -96,15 +109,41 @@ impl Plan {
             let name = match file.name_bytes {
                 None => file.name.into(),
                 Some(hex) => from_hex(&hex).with_context(|| {
-                    format!("files: row {row}: \"name_bytes\": not hex: make the plan anew")
+                    format!("files: row {row}: \"name_bytes\": not hex: create a new plan")
                 })?,
             };
             let (Some(size_bytes), Some(mtime)) = (file.size_bytes, file.mtime) else {
-                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\": make the plan anew");
+                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\": create a new plan");
             };
             files.insert(name, PlannedFile { size_bytes, mtime });
         }
-        Ok(Self { files })
+        Ok(Self { files, judged_by: document.policy })
+    }
+
+    /// Warns where the plan was judged by other settings than this run's.
+    pub fn differs_from(&self, policy: &Policy) -> Option<Warning> {
+        let plan = self.judged_by.as_ref()?;
+        let pairs = [
+            (
+                "--original-min-age",
+                plan.original_minimum_age_seconds.to_string(),
+                policy.original_minimum_age.as_secs().to_string(),
+            ),
+            (
+                "--resized-min-age",
+                plan.resized_minimum_age_seconds.to_string(),
+                policy.resized_minimum_age.as_secs().to_string(),
+            ),
+            ("--ignore-unlisted", plan.ignore_unlisted.to_string(), policy.ignore_unlisted.to_string()),
+            ("--partials", plan.partials.to_string(), policy.partials.to_string()),
+        ];
+        let mut what: Vec<String> = pairs
+            .into_iter()
+            .filter(|(_, plan, now)| plan != now)
+            .map(|(option, plan, now)| format!("{option} was {plan} and is {now}"))
+            .collect();
+        what.extend(plan.as_of.as_ref().map(|it| format!("it was judged as of {it}")));
+        (!what.is_empty()).then(|| Warning::PlanDiffers { what: what.join(", ") })
     }
 
     /// Whether a file is the one that the plan would remove; `None` where the plan would not remove one of that name.

@@ -1,56 +1,100 @@
 //! A line of progress on stderr, for a person who waits.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::evidence::Progress;
-
-/// How long a pass may take without a word.
+/// How long a pass may take without a line.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often the line is drawn.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Does `work`, and shows how far it has come where stderr is a terminal and the work takes a while; the line is gone
-/// when the work is done.
-pub fn shown<T>(quiet: bool, work: impl FnOnce(&Progress) -> T) -> T {
-    let progress = Progress::default();
-    if quiet || !io::stderr().is_terminal() {
-        return work(&progress);
-    }
-    let (done, is_done) = channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(|| draw(&progress, is_done));
-        let result = work(&progress);
-        drop(done);
-        result
-    })
+/// What a pass is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Cache,
+    Disks,
+    BackingFiles,
+    Locks,
+    Waiting,
 }
 
-/// Draws until the other end of the channel is dropped.
-fn draw(progress: &Progress, is_done: Receiver<()>) {
-    let waits = |time| is_done.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
-    if !waits(PATIENCE) {
-        return;
+impl Phase {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Cache, "reading the cache"),
+        (Self::Disks, "reading directories and disks"),
+        (Self::BackingFiles, "following backing files"),
+        (Self::Locks, "waiting for nova's locks"),
+        (Self::Waiting, "files are set aside; waiting for whoever is opening them"),
+    ];
+}
+
+/// How far a pass has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    phase: AtomicU8,
+    done: AtomicUsize,
+    total: AtomicUsize,
+}
+
+impl Progress {
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
     }
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = "nova-imagecache: read {human_pos} of {human_len} files and directories {wide_bar} {elapsed}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
+
+    /// So many items more are to be done.
+    pub fn expect(&self, items: usize) {
+        self.total.fetch_add(items, Ordering::Relaxed);
     }
-    bar.set_elapsed(PATIENCE);
-    loop {
-        bar.set_length(progress.total.load(Ordering::Relaxed) as u64);
-        bar.set_position(progress.done.load(Ordering::Relaxed) as u64);
-        bar.tick();
-        if !waits(INTERVAL) {
-            break;
+
+    pub fn advance(&self) {
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Does `work`, and shows how far it has come where stderr is a terminal and the work takes a while; the line is
+    /// gone when the work is done.
+    pub fn shown<T>(&self, quiet: bool, work: impl FnOnce() -> T) -> T {
+        if quiet || !io::stderr().is_terminal() {
+            return work();
         }
+        let (done, is_done) = channel::<()>();
+        thread::scope(|scope| {
+            // Without a thread there is no line, but all the work.
+            thread::Builder::new().spawn_scoped(scope, || self.draw(is_done)).ok();
+            let result = work();
+            drop(done);
+            result
+        })
     }
-    bar.finish_and_clear();
+
+    /// Draws until the other end of the channel is dropped.
+    fn draw(&self, is_done: Receiver<()>) {
+        let waits = |time| is_done.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+        if !waits(PATIENCE) {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template(
+            "nova-imagecache: {msg}, {human_pos} of {human_len} {wide_bar} {elapsed}",
+        ) {
+            bar.set_style(style);
+        }
+        bar.set_elapsed(PATIENCE);
+        loop {
+            let phase = usize::from(self.phase.load(Ordering::Relaxed));
+            bar.set_message(Phase::ALL.get(phase).map_or("", |(_, text)| text));
+            bar.set_length(self.total.load(Ordering::Relaxed) as u64);
+            bar.set_position(self.done.load(Ordering::Relaxed) as u64);
+            bar.tick();
+            if !waits(INTERVAL) {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+    }
 }

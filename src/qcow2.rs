@@ -43,7 +43,7 @@ pub enum Image {
     NeedsMore(usize),
 }
 
-/// Why the backing file cannot be told.
+/// Why the backing file cannot be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// A format other than qcow2 whose images can have a parent.
@@ -69,9 +69,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Format(format) => write!(f, "{format} image: its parent cannot be told"),
+            Self::Format(format) => write!(f, "{format} image: its backing file cannot be determined"),
             Self::Version(version) => write!(f, "qcow2 header: unknown version {version}"),
-            Self::Truncated => f.write_str("qcow2 header: the file ends within it"),
+            Self::Truncated => f.write_str("qcow2 header: truncated"),
             Self::ClusterBits(bits) => write!(f, "qcow2 header: clusters of 2^{bits} bytes"),
             Self::HeaderLength(length) => write!(f, "qcow2 header: a header length of {length} bytes"),
             Self::IncompatibleFeatures(bits) => {
@@ -89,7 +89,7 @@ impl fmt::Display for Error {
 /// `head` must hold the whole file or at least [`FIRST_READ`] bytes.
 ///
 /// # Errors
-/// Where the file is an image that may have a backing file which cannot be told.
+/// Where the file is an image that may have a backing file which cannot be determined.
 pub fn read(head: &[u8], file_size: u64) -> Result<Image, Error> {
     if !head.starts_with(MAGIC) {
         return other_format_with_parents(head).map_or(Ok(Image::NoBacking), |it| Err(Error::Format(it)));

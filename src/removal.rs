@@ -1,385 +1,518 @@
-//! The only place that deletes or touches a file of the cache; the lock files are [`crate::lock`]'s.
+//! Set aside, look again, then remove: the only module that changes anything in the cache directory.
 //!
-//! What is to be removed comes as values ([`intents`]), for a dry run as for a real one; [`Removal`] acts on them, one
-//! file at a time: lock, check everything again, unlink. One that fails is reported and the next is tried.
+//! # The protocol
+//!
+//! Before a file is unlinked, all disks are read once more, and this reading starts after the file has lost its name and
+//! nobody who found it by that name has it open. Step by step, and what each excludes:
+//!
+//! 1. *One prune at a time.* What a killed prune had set aside is put back first.
+//! 2. *Gather and judge.* Files in use get their mtime set to now.
+//! 3. *Take nova's lock of each file.* A nova that fetches the file, copies it or makes an overlay on it does so under this
+//!    lock: it is done before, or waits for us and then finds no file.
+//! 4. *Rename each file aside, wait, compare, and look who has it open.* Whoever looks for the file by its name from here on
+//!    finds none. `qemu-img rebase` takes no lock of nova's and changes no directory, but it opens the new backing file
+//!    before it writes the header of the disk: it either has the file open now, which QEMU's locks and `/proc` show, or
+//!    has written the header already, which step 5 reads. The wait is there because QEMU opens a file before it locks it,
+//!    and on a network filesystem because other hosts find a file by its old name until their caches expire. The
+//!    comparison after the rename is there because precaching may put a new file in place between the first comparison
+//!    and the rename.
+//! 5. *Gather and judge again, everything from scratch.* What is not removable any more is put back; everything is, where
+//!    the evidence is incomplete now, or where a name in use has come to lead nowhere.
+//! 6. *Unlink the rest*, if it is still the same file and its locks still stand. Lock files go last.
+//!
+//! So no mtime, clock or directory listing has to be trusted for what happens during a run. Setting aside and putting back
+//! never replace a file. A kill at any moment leaves a file set aside, which the next prune puts back, or a spare lock file,
+//! which is harmless.
+//!
+//! # What remains
+//!
+//! A nova that looked for the file just before it was set aside fails to start or unshelve that instance; the instance has
+//! written nothing yet, so nothing is lost. nova's precaching fetches without its lock; for partial downloads, age, the
+//! look in `/proc` and the comparison protect. A disk that is copied or moved in from elsewhere while prune runs is not
+//! seen. Minimum ages shorter than nova needs between choosing a file and using it make failed starts likely.
+//! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, renameat, renameat2};
 use nix::libc;
-use nix::sys::stat::{Mode, futimens};
+use nix::sys::stat::{Mode, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use serde::Serialize;
 
-use crate::cache_name::{CacheName, Kind};
-use crate::evidence::{Evidence, Identity, SecondLook, Stat};
-use crate::lock::{HeldLock, Locks, is_open_in_qemu};
-use crate::plan::Plan;
+use crate::cache_name::{CacheName, Kind, SET_ASIDE, set_aside_name};
+use crate::errors::advice;
+use crate::evidence::{Cache, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
+use crate::filesystem::is_network;
+use crate::layout::Layout;
+use crate::lock::{Batch, Locks, NotHeld, locks_of};
+use crate::outcome::{Done, Outcome};
+use crate::owner::Owner;
+use crate::processes;
+use crate::progress::{Phase, Progress};
+use crate::signals::Signals;
 use crate::verdict::{Judged, Judgement, Verdict};
+use crate::warning::Warning;
 
-/// The mtime of an `.info` file whose file is going, in seconds since 1970: 2001-09-09T01:46:40Z.
-const LONG_AGO: libc::time_t = 1_000_000_000;
+/// How long to wait between setting aside and looking who has a file open, by default: QEMU opens a file before it locks
+/// it; NFS keeps names for up to a minute (`acdirmax`).
+const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_ON_NETWORK: Duration = Duration::from_secs(61);
 
-/// What became of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// It is gone.
-    Removed,
-    /// A dry run: it would be tried.
-    WouldRemove,
-    /// Its verdict, or the plan, keeps it.
-    Kept,
-    /// Somebody else, nova most likely, holds its lock.
-    Locked,
-    /// A running QEMU has it open.
-    Open,
-    /// It is no longer what was judged, or something has come to need it.
-    Changed,
-    /// It could not be removed, or not be checked.
-    Failed,
-}
+/// How often a wait looks whether a signal has come.
+const PAUSE: Duration = Duration::from_millis(20);
 
-impl Outcome {
-    /// Every outcome, in the order of reports.
-    pub const ALL: [Self; 7] =
-        [Self::Removed, Self::WouldRemove, Self::Kept, Self::Locked, Self::Open, Self::Changed, Self::Failed];
+/// Open files that the rest of the program may need beside the locks of a batch.
+const SPARE_DESCRIPTORS: usize = 256;
 
-    /// The word for it in tables and JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::WouldRemove => "would_remove",
-            Self::Kept => "kept",
-            Self::Locked => "locked",
-            Self::Open => "open",
-            Self::Changed => "changed",
-            Self::Failed => "failed",
-        }
-    }
+/// What the second look says: why each of these files is not removable any more; or why all are put back.
+pub type SecondLook = Result<BTreeMap<OsString, String>, String>;
 
-    /// Whether less was done than was promised.
-    pub const fn is_partial(self) -> bool {
-        matches!(self, Self::Changed | Self::Failed)
-    }
-}
-
-/// What became of one file, and why where that needs saying.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Why it failed or counts as changed: path and cause.
-    pub error: Option<String>,
-}
-
-impl Done {
-    /// An outcome that says everything.
-    pub const fn plain(outcome: Outcome) -> Self {
-        Self { outcome, error: None }
-    }
-
-    fn changed(error: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Changed, error: Some(error.into()) }
-    }
-}
-
-/// What became of each file of the cache.
-pub type Outcomes<'a> = BTreeMap<&'a OsStr, Done>;
-
-/// What a prune is to do with each file: `would_remove`, `kept`, or `changed` where the plan means another file.
-///
-/// This is what a dry run reports, and what [`Removal::remove`] acts on.
-pub fn intents<'a>(judgement: &'a Judgement<'a>, plan: Option<&Plan>) -> Outcomes<'a> {
-    let intent = |judged: &Judged<'_>| {
-        if judged.verdict != Verdict::Removable {
-            return Done::plain(Outcome::Kept);
-        }
-        match plan.map(|plan| plan.allows(judged)) {
-            None | Some(Some(true)) => Done::plain(Outcome::WouldRemove),
-            Some(None) => Done::plain(Outcome::Kept),
-            Some(Some(false)) => {
-                let path = judged.file.path.display();
-                Done::changed(format!("{path} is not the file of the plan: its size or mtime differs"))
-            }
-        }
-    };
-    judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect()
-}
-
-/// A cache directory that is being pruned.
-#[derive(Debug)]
+/// What a run of prune acts with.
 pub struct Removal<'a> {
-    evidence: &'a Evidence,
+    layout: &'a Layout,
     locks: &'a Locks,
-    cache_dir: OwnedFd,
-    second_look: SecondLook<'a>,
+    owner: Owner,
     lock_wait: Duration,
-    /// What failed without a consequence for any file.
-    pub spare: Vec<String>,
+    /// `None`: as the filesystem needs.
+    settle: Option<Duration>,
+    signals: &'a Signals,
+    progress: &'a Progress,
+    cache_dir: OwnedFd,
+}
+
+/// What became of putting a file back.
+enum PutBack {
+    Done,
+    /// A new file has the name by now; the one set aside was removed.
+    Dropped,
+    /// A new file has the name by now, and somebody has the one set aside open.
+    StaysOpen(String),
 }
 
 impl<'a> Removal<'a> {
-    /// Opens the cache directory that the evidence is about. The run's lock must be held.
-    ///
-    /// # Errors
-    /// Where it cannot be opened, or is another one by now.
-    pub fn open(evidence: &'a Evidence, locks: &'a Locks, lock_wait: Duration) -> Result<Self> {
-        let path = evidence.layout.cache_dir();
-        let cannot_open = || format!("cannot open {}", path.display());
+    /// Opens the cache directory; `None` where there is none.
+    pub fn open(
+        layout: &'a Layout,
+        (locks, owner): (&'a Locks, Owner),
+        signals: &'a Signals,
+        progress: &'a Progress,
+        (lock_wait, settle): (Duration, Option<Duration>),
+    ) -> Result<Option<Self>> {
+        let path = layout.cache_dir();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let cache_dir = File::from(open(&path, flags, Mode::empty()).with_context(cannot_open)?);
-        let identity = Identity::from(&cache_dir.metadata().with_context(cannot_open)?);
-        if evidence.cache.as_ref().is_none_or(|cache| cache.identity != identity) {
-            bail!("{}: replaced while it was read: run this again", path.display());
-        }
-        let second_look = SecondLook::new(evidence);
-        Ok(Self { evidence, locks, cache_dir: cache_dir.into(), second_look, lock_wait, spare: Vec::new() })
+        let cache_dir = match open(&path, flags, Mode::empty()) {
+            Ok(cache_dir) => cache_dir,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
+        };
+        Ok(Some(Self { layout, locks, owner, lock_wait, settle, signals, progress, cache_dir }))
     }
 
-    /// Sets the mtime of every file in use to now, as nova does: a file's age is the time since it was last seen in
-    /// use. Returns how many were touched, and what went wrong with the others.
-    pub fn touch(&self, judgement: &Judgement<'_>) -> (usize, Vec<String>) {
-        let mut touched = 0;
-        let mut failures = Vec::new();
-        for judged in judgement.files.iter().filter(|it| it.verdict == Verdict::InUse) {
-            match self.touch_one(judged) {
-                Ok(()) => touched += 1,
-                Err(error) => {
-                    failures.push(format!("cannot touch {}: {error:#}", judged.file.path.display()))
-                }
+    /// Whether this is the directory that was read.
+    pub fn check_same(&self, cache: &Cache) -> Result<()> {
+        let opened = File::from(self.cache_dir.try_clone()?);
+        if Identity::from(&opened.metadata()?) != cache.identity {
+            bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
+        }
+        Ok(())
+    }
+
+    /// Puts back what a killed prune had set aside, and warns of what stays.
+    pub fn put_back_leftovers(&self) -> Result<Vec<Warning>> {
+        let leftovers = self.leftovers().context("cannot list the cache directory")?;
+        let locks = leftovers.iter().flat_map(|it| locks_of(it)).map(OsStr::to_owned).collect();
+        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let mut warnings = Vec::new();
+        for name in &leftovers {
+            let why = match self.why_not_locked(name, &held) {
+                Some(done) => done.error,
+                None => match self.put_back(name) {
+                    Ok(PutBack::Done | PutBack::Dropped) => None,
+                    Ok(PutBack::StaysOpen(who)) => {
+                        Some(format!("a new file has its name, and {who} has the old one open"))
+                    }
+                    Err(error) => Some(format!("{error}: {}", advice(&error))),
+                },
+            };
+            if let Some(why) = why {
+                let path = self.layout.cache_dir().join(set_aside_name(name)).display().to_string();
+                warnings.push(Warning::SetAsideLeft { path, why });
             }
         }
-        (touched, failures)
+        Ok(warnings)
+    }
+
+    /// The names of files that are set aside.
+    fn leftovers(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        for entry in Dir::openat(&self.cache_dir, ".", flags, Mode::empty())?.iter() {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if CacheName::parse(name).kind() == Kind::SetAside
+                && let Some(name) = name.as_bytes().strip_prefix(SET_ASIDE.as_bytes())
+            {
+                names.push(OsStr::from_bytes(name).to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Sets the mtime of every file in use to now, as nova does: a file's age is the time since it was last seen in use.
+    /// Returns how many were touched, and a warning where some could not be.
+    pub fn touch(&self, judgement: &Judgement<'_>) -> (usize, Option<Warning>) {
+        let mut touched = 0;
+        let mut failures = Vec::new();
+        let in_use = |it: &&Judged<'_>| it.verdict == Verdict::InUse && it.file.link.is_none();
+        for judged in judgement.files.iter().filter(in_use) {
+            match self.touch_one(judged) {
+                Ok(()) => touched += 1,
+                Err(error) => failures.push((judged.file.path.display().to_string(), format!("{error:#}"))),
+            }
+        }
+        let more = failures.len().saturating_sub(1);
+        let first = failures.into_iter().next();
+        (touched, first.map(|(path, error)| Warning::TouchFailed { path, error, more }))
     }
 
     fn touch_one(&self, judged: &Judged<'_>) -> Result<()> {
-        let file = self.open_file(judged.name)?;
-        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(Identity::from(&file.metadata()?)) {
+        let opened =
+            open_regular(self.cache_dir.as_fd(), judged.name)?.context("no longer a regular file")?;
+        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(opened.stat.identity) {
             bail!("replaced since it was judged");
         }
-        Ok(futimens(&file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
+        // A file with other names may be anybody's: of that, root changes no more than nova could.
+        let _as_owner = (opened.stat.links > 1).then(|| self.owner.assume()).transpose()?;
+        Ok(futimens(&opened.file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
     }
 
-    /// Removes every file that is to be removed, each with its `.info` file, and says what became of it.
-    pub fn remove<'j>(&mut self, judgement: &'j Judgement<'j>, intents: Outcomes<'j>) -> Outcomes<'j> {
-        let mut outcomes = intents;
-        for judged in &judgement.files {
-            // An `.info` file goes with the file that it belongs to, which comes before it.
-            if outcomes.get(judged.name).is_none_or(|it| it.outcome != Outcome::WouldRemove) {
-                continue;
-            }
-            if let CacheName::Info { of } = CacheName::parse(judged.name)
-                && let Some(owner) = outcomes.get(OsStr::new(of))
-                && self.evidence.cache_file(OsStr::new(of)).is_some_and(|it| it.is_file)
-            {
-                let done = owner.clone();
-                outcomes.insert(judged.name, done);
-                continue;
-            }
-            let mut info_name = judged.name.to_owned();
-            info_name.push(".info");
-            let info = judgement
-                .file(&info_name)
-                .filter(|it| outcomes.get(it.name).is_some_and(|it| it.outcome == Outcome::WouldRemove));
-            let (done, info_done) = self.remove_one(judged, info);
-            outcomes.insert(judged.name, done);
-            if let Some((info, done)) = info.zip(info_done) {
-                outcomes.insert(info.name, done);
-            }
+    /// Removes these files, in as few batches as the limit of open files allows. `look_again` gathers and judges
+    /// everything again while the files that it is given are set aside.
+    pub fn remove(
+        &self,
+        files: &[&Judged<'_>],
+        mut look_again: impl FnMut(&BTreeSet<OsString>) -> SecondLook,
+    ) -> BTreeMap<OsString, Done> {
+        // A link leads nowhere while the file that it leads to is set aside.
+        let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
+        let mut outcomes = BTreeMap::new();
+        for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
+            outcomes.append(&mut self.remove_batch(batch, &mut look_again));
+        }
+        let is_removed = |name: &OsStr| outcomes.get(name).is_some_and(|it| it.outcome == Outcome::Removed);
+        if !is_network(&self.layout.locks_dir()) {
+            let has_lock_file =
+                |it: &&&Judged<'_>| matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small);
+            let gone = files.iter().filter(has_lock_file).filter(|it| is_removed(it.name));
+            self.locks
+                .remove_spare(gone.map(|it| it.name.to_owned()), |name| matches!(self.stat(name), Ok(None)));
         }
         outcomes
     }
 
-    fn remove_one(&mut self, judged: &Judged<'_>, info: Option<&Judged<'_>>) -> (Done, Option<Done>) {
-        let path = judged.file.path.display();
-        let failed = |error: anyhow::Error| Done {
-            outcome: Outcome::Failed,
-            error: Some(format!("Failed to remove {path}: {error:#}")),
-        };
-        let locks = match self.lock(judged.name) {
-            Ok(Some(locks)) => locks,
-            Ok(None) => return (Done::plain(Outcome::Locked), None),
-            Err(error) => return (failed(error), None),
-        };
-        match self.check(judged) {
-            Ok(None) => {}
-            Ok(Some(done)) => return (done, None),
-            Err(error) => return (failed(error), None),
-        }
-        let spare: Vec<&HeldLock> = locks
-            .iter()
-            .enumerate()
-            .filter(|(index, lock)| {
-                // The last is the file's own.
-                lock.is_ours() || index + 1 == locks.len() && self.lock_goes_with(judged)
-            })
-            .map(|(_, lock)| lock)
-            .collect();
-        spare.iter().for_each(|lock| self.locks.mark_for_removal(lock));
-        let aged_info = info.and_then(|info| self.age_info(info));
-        // The last thing before the unlink, for of all that was checked the mtime can change most silently: nova sets it
-        // when it is about to use the file.
-        let stays = match self.stat(judged.name) {
-            Ok(Some(stat)) if is_as_judged(judged, stat) => self.unlink(judged.name).err().map(failed),
-            Ok(_) => Some(changed_file(judged)),
-            Err(error) => Some(failed(error)),
-        };
-        if let Some(done) = stays {
-            if let Some(aged_info) = aged_info {
-                aged_info.give_back();
+    fn remove_batch(
+        &self,
+        batch: &[&Judged<'_>],
+        look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
+    ) -> BTreeMap<OsString, Done> {
+        self.progress.enter(Phase::Locks);
+        let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
+        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let mut outcomes = BTreeMap::new();
+        let mut aside: Vec<&Judged<'_>> = Vec::new();
+        for judged in batch {
+            let done = self
+                .interrupted()
+                .or_else(|| self.why_not_locked(judged.name, &held))
+                .or_else(|| self.set_aside(judged));
+            match done {
+                Some(done) => drop(outcomes.insert(judged.name.to_owned(), done)),
+                None => aside.push(judged),
             }
-            return (done, None);
         }
-        let info_done = info.map(|info| match self.remove_info(info, aged_info.as_ref()) {
-            Ok(done) => done,
-            Err(error) => Done {
-                outcome: Outcome::Failed,
-                error: Some(format!("Failed to remove {}: {error:#}", info.file.path.display())),
-            },
+        if !aside.is_empty() {
+            self.wait_for_openers();
+            let identities = aside.iter().filter_map(|it| it.file.stat.as_ref().ok()).map(|it| it.identity);
+            let users = processes::users_of(&identities.collect());
+            self.put_back_where(&mut aside, &mut outcomes, |it| {
+                self.interrupted().or_else(|| self.examine(it, &users))
+            });
+        }
+        if !aside.is_empty() {
+            let names = aside.iter().map(|it| it.name.to_owned()).collect();
+            let again = look_again(&names);
+            let interrupted = self.interrupted();
+            self.put_back_where(&mut aside, &mut outcomes, |it| {
+                interrupted.clone().or_else(|| not_removable_any_more(it, &again))
+            });
+        }
+        for judged in aside {
+            let done = self.follow_owner(judged, &outcomes).unwrap_or_else(|| self.unlink(judged, &held));
+            outcomes.insert(judged.name.to_owned(), done);
+        }
+        outcomes
+    }
+
+    /// Puts those files back for which `why` has an outcome.
+    fn put_back_where(
+        &self,
+        aside: &mut Vec<&Judged<'_>>,
+        outcomes: &mut BTreeMap<OsString, Done>,
+        why: impl Fn(&Judged<'_>) -> Option<Done>,
+    ) {
+        aside.retain(|judged| match why(judged) {
+            None => true,
+            Some(done) => {
+                outcomes.insert(judged.name.to_owned(), self.put_back_because(judged.name, done));
+                false
+            }
         });
-        for lock in spare {
-            if let Err(error) = self.locks.remove(lock) {
-                self.spare.push(format!("removed {path}, but not its lock file: {error}"));
-            }
-        }
-        (Done::plain(Outcome::Removed), info_done)
     }
 
-    /// The locks of a file, in order: for copies the original's first, under which nova makes them. For `.info` files
-    /// and broken downloads those of the file that they belong to. `None` where one cannot be had in time.
-    fn lock(&self, name: &OsStr) -> Result<Option<Vec<HeldLock>>> {
-        // None where that is beyond any clock: then it waits for ever.
-        let deadline = Instant::now().checked_add(self.lock_wait);
-        let own = match CacheName::parse(name) {
-            CacheName::Info { of } | CacheName::Partial { of } => OsStr::new(of),
-            _ => name,
-        };
-        let original = match CacheName::parse(own) {
-            CacheName::Resized { fingerprint } | CacheName::Small { fingerprint } => Some(fingerprint),
-            _ => None,
-        };
-        let mut held = Vec::new();
-        for name in original.map(OsStr::new).into_iter().chain([own]) {
-            let lock = self
-                .locks
-                .acquire(name, deadline)
-                .with_context(|| format!("cannot lock {}", self.evidence.layout.nova_lock(name).display()))?;
-            match lock {
-                Some(lock) => held.push(lock),
-                None => return Ok(None),
+    /// Why the locks of a file do not exclude nova, if they do not.
+    fn why_not_locked(&self, name: &OsStr, held: &Batch) -> Option<Done> {
+        let path = self.path(name);
+        for lock in locks_of(name) {
+            match held.get(lock) {
+                Some(Ok(lock)) if lock.is_current(self.locks) => {}
+                Some(Err(NotHeld::Failed(why))) => {
+                    return Some(failed(&path, why));
+                }
+                Some(Err(NotHeld::Busy(who))) => {
+                    return Some(self.interrupted().unwrap_or_else(|| {
+                        Done::because(Outcome::Locked, format!("{path} is locked: {who}"))
+                    }));
+                }
+                Some(Ok(_)) | None => {
+                    let why =
+                        format!("{path} is locked: nova has replaced its lock file: run prune again later");
+                    return Some(Done::because(Outcome::Locked, why));
+                }
             }
         }
-        Ok(Some(held))
+        None
     }
 
-    /// Everything again, under the lock: still the same file, named by nobody who has come since, open in no QEMU.
-    fn check(&mut self, judged: &Judged<'_>) -> Result<Option<Done>> {
-        let file = match self.open_file(judged.name) {
-            Ok(file) => file,
-            Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => {
-                return Ok(Some(changed_file(judged)));
+    /// Renames a file aside, if it is still the one that was judged.
+    fn set_aside(&self, judged: &Judged<'_>) -> Option<Done> {
+        let path = self.path(judged.name);
+        match self.stat(judged.name) {
+            Ok(Some(stat)) if is_as_judged(judged, &stat) => {}
+            Ok(_) => return Some(changed(&path)),
+            Err(error) => return Some(failed(&path, error)),
+        }
+        let error = self.rename(judged.name, &set_aside_name(judged.name)).err()?;
+        if error.raw_os_error() == Some(libc::EEXIST) {
+            return Some(failed(
+                &path,
+                "an earlier file of that name is still set aside: run prune again later",
+            ));
+        }
+        // It may have been renamed all the same.
+        let done = failed(&path, format!("cannot rename it: {error}: {}", advice(&error)));
+        let is_aside = self.stat(&set_aside_name(judged.name)).is_ok_and(|it| it.is_some());
+        Some(if is_aside { self.put_back_because(judged.name, done) } else { done })
+    }
+
+    fn wait_for_openers(&self) {
+        self.progress.enter(Phase::Waiting);
+        let network = || is_network(&self.layout.cache_dir());
+        let settle = self.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
+        let start = Instant::now();
+        while start.elapsed() < settle && self.interrupted().is_none() {
+            std::thread::sleep(PAUSE.min(settle.saturating_sub(start.elapsed())));
+        }
+    }
+
+    /// Why a file that is set aside must be put back, as far as the file itself shows.
+    fn examine(&self, judged: &Judged<'_>, users: &HashMap<Identity, String>) -> Option<Done> {
+        let path = self.path(judged.name);
+        let opened = match self.open_aside(judged) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Some(changed(&path)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Some(changed(&path)),
+            Err(error) => return Some(failed(&path, error)),
+        };
+        if !judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(&opened.stat)) {
+            return Some(changed(&path));
+        }
+        let user = users.get(&opened.stat.identity);
+        match is_open_in_qemu(&opened.file) {
+            Err(error) => Some(failed(&path, format!("cannot ask for QEMU's locks: {error}"))),
+            Ok(false) if user.is_none() => None,
+            Ok(_) => {
+                let who = user.map_or("a running QEMU", |it| it);
+                Some(Done::because(Outcome::Open, format!("{path} is open: {who} has it open")))
             }
+        }
+    }
+
+    fn open_aside(&self, judged: &Judged<'_>) -> io::Result<Option<Opened>> {
+        let aside = set_aside_name(judged.name);
+        match judged.file.link {
+            None => open_regular(self.cache_dir.as_fd(), &aside),
+            Some(_) => open_examined(self.cache_dir.as_fd(), &aside),
+        }
+    }
+
+    /// The outcome of an `.info` file whose file stays.
+    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &BTreeMap<OsString, Done>) -> Option<Done> {
+        let CacheName::Info { of } = CacheName::parse(judged.name) else { return None };
+        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome != Outcome::Removed)?;
+        Some(self.put_back_because(judged.name, owner.clone()))
+    }
+
+    fn unlink(&self, judged: &Judged<'_>, held: &Batch) -> Done {
+        let path = self.path(judged.name);
+        let aside = set_aside_name(judged.name);
+        let why_not = match self.stat(&aside) {
+            Ok(Some(stat)) if is_as_judged(judged, &stat) => self.why_not_locked(judged.name, held),
+            Ok(_) => Some(changed(&path)),
+            Err(error) => Some(failed(&path, error)),
+        };
+        if let Some(done) = why_not {
+            return self.put_back_because(judged.name, done);
+        }
+        let unlinked =
+            self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir));
+        match unlinked {
+            Ok(()) => Done::plain(Outcome::Removed),
+            // NFS may lose the answer to what it has done.
+            Err(_) if matches!(self.stat(&aside), Ok(None)) => Done::plain(Outcome::Removed),
+            Err(error) => {
+                let why = format!("{error}: {}", advice(&error));
+                self.put_back_because(judged.name, failed(&path, why))
+            }
+        }
+    }
+
+    /// Puts a file back and says so where that did not work as it should.
+    fn put_back_because(&self, name: &OsStr, done: Done) -> Done {
+        let more = match self.put_back(name) {
+            Ok(PutBack::Done) => return done,
+            Ok(PutBack::Dropped) => {
+                let text =
+                    format!("{} has been made again meanwhile; the old file was removed", self.path(name));
+                return Done::because(Outcome::Changed, text);
+            }
+            Ok(PutBack::StaysOpen(who)) => {
+                let text = format!(
+                    "{} has been made again meanwhile; the old file stays set aside, for {who} has it open",
+                    self.path(name)
+                );
+                return Done::because(Outcome::Changed, text);
+            }
+            // Whoever removed it left nothing to put back.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return done,
+            Err(error) => format!("it stays set aside ({error}): run prune again to put it back"),
+        };
+        let why = done.error.map(|it| format!("{it}; ")).unwrap_or_default();
+        Done::because(Outcome::Failed, format!("{why}{more}"))
+    }
+
+    /// Gives a file that is set aside its name again. nova's lock of it must be held.
+    fn put_back(&self, name: &OsStr) -> io::Result<PutBack> {
+        let aside = set_aside_name(name);
+        match self.rename(&aside, name) {
+            Ok(()) => return Ok(PutBack::Done),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             Err(error) => return Err(error),
-        };
-        if !is_as_judged(judged, Stat::from(&file.metadata()?)) {
-            return Ok(Some(changed_file(judged)));
         }
-        if let Some(why) = self.second_look.keeps(judged.name)? {
-            return Ok(Some(Done::changed(format!("{} is kept: {why}", judged.file.path.display()))));
-        }
-        if is_open_in_qemu(&file).context("cannot ask for QEMU's locks")? {
-            return Ok(Some(Done::plain(Outcome::Open)));
-        }
-        Ok(None)
-    }
-
-    /// Whether a file's lock file goes with it. That of a file that stays does not, nor do those of swap and
-    /// ephemeral files: nova keeps them.
-    fn lock_goes_with(&self, judged: &Judged<'_>) -> bool {
-        match CacheName::parse(judged.name) {
-            CacheName::Info { of } | CacheName::Partial { of } => {
-                matches!(self.stat(OsStr::new(of)), Ok(None))
+        // Precaching fetches without the lock.
+        if let Some(opened) = open_regular(self.cache_dir.as_fd(), &aside)? {
+            let users = processes::users_of(&HashSet::from([opened.stat.identity]));
+            if let Some(who) = users.get(&opened.stat.identity) {
+                return Ok(PutBack::StaysOpen(who.clone()));
             }
-            _ => matches!(judged.kind, Kind::Original | Kind::Resized | Kind::Small),
-        }
-    }
-
-    /// Makes an `.info` file old, just before its file goes: a kill between the two leaves it alone, and alone it has
-    /// the minimum age of an original. `None` where that cannot be done; then the next run may have to wait for it.
-    fn age_info(&self, info: &Judged<'_>) -> Option<AgedInfo> {
-        // What a link leads to is not ours to change.
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let file = File::from(openat(&self.cache_dir, info.name, flags, Mode::empty()).ok()?);
-        let metadata = file.metadata().ok()?;
-        if !is_as_judged(info, Stat::from(&metadata)) {
-            return None;
-        }
-        futimens(&file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::new(LONG_AGO, 0)).ok()?;
-        Some(AgedInfo { file, mtime: TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()) })
-    }
-
-    fn remove_info(&self, info: &Judged<'_>, aged: Option<&AgedInfo>) -> Result<Done> {
-        let aged = aged.map(|it| it.file.metadata()).transpose()?.map(|it| Stat::from(&it));
-        match self.stat(info.name)? {
-            Some(stat) if is_as_judged(info, stat) || aged.is_some_and(|it| it.is_unchanged(stat)) => {
-                self.unlink(info.name)?;
+            if is_open_in_qemu(&opened.file)? {
+                return Ok(PutBack::StaysOpen("a running QEMU".into()));
             }
-            // Whoever removed it did what was to be done.
-            None => {}
-            Some(_) => return Ok(changed_file(info)),
         }
-        Ok(Done::plain(Outcome::Removed))
+        self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir))?;
+        Ok(PutBack::Dropped)
     }
 
-    fn unlink(&self, name: &OsStr) -> Result<()> {
-        Ok(unlinkat(&self.cache_dir, name, UnlinkatFlags::NoRemoveDir)?)
+    /// Renames within the cache directory, and never replaces a file.
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let no_replace = RenameFlags::RENAME_NOREPLACE;
+        self.as_owner(|| match renameat2(&self.cache_dir, from, &self.cache_dir, to, no_replace) {
+            // NFS and some FUSE filesystems lack it. Under nova's lock only precaching could come in between.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+                match fstatat(&self.cache_dir, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                    Err(Errno::ENOENT) => renameat(&self.cache_dir, from, &self.cache_dir, to),
+                    Ok(_) => Err(Errno::EEXIST),
+                    Err(errno) => Err(errno),
+                }
+            }
+            result => result,
+        })
     }
 
-    fn open_file(&self, name: &OsStr) -> Result<File> {
-        // Not blocking, in case that it has become a FIFO.
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-        Ok(File::from(openat(&self.cache_dir, name, flags, Mode::empty())?))
+    fn as_owner<T>(&self, act: impl FnOnce() -> nix::Result<T>) -> io::Result<T> {
+        let _as_owner = self.owner.assume().map_err(io::Error::other)?;
+        Ok(act()?)
     }
 
-    /// The file that a name stands for now.
-    fn stat(&self, name: &OsStr) -> Result<Option<Stat>> {
-        match self.open_file(name) {
-            Ok(file) => Ok(Some(Stat::from(&file.metadata()?))),
-            Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error),
+    /// What a name in the cache directory stands for now, links not followed.
+    fn stat(&self, name: &OsStr) -> io::Result<Option<Stat>> {
+        match fstatat(&self.cache_dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stat::from(&stat))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
         }
     }
-}
 
-/// An `.info` file that was made old.
-struct AgedInfo {
-    file: File,
-    /// What its mtime was.
-    mtime: TimeSpec,
-}
+    pub fn interrupted(&self) -> Option<Done> {
+        self.signals
+            .received()
+            .map(|signal| Done::because(Outcome::NotReached, format!("interrupted by {signal}")))
+    }
 
-impl AgedInfo {
-    /// Undoes it, as its file stays.
-    fn give_back(self) {
-        // As it stays, its age is that of its file.
-        let _no_matter = futimens(&self.file, &TimeSpec::new(0, libc::UTIME_OMIT), &self.mtime);
+    fn path(&self, name: &OsStr) -> String {
+        self.layout.cache_dir().join(name).display().to_string()
     }
 }
 
-fn is_as_judged(judged: &Judged<'_>, stat: Stat) -> bool {
-    judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat))
+fn not_removable_any_more(judged: &Judged<'_>, again: &SecondLook) -> Option<Done> {
+    let path = judged.file.path.display();
+    let why = match again {
+        Ok(kept) => kept.get(judged.name)?,
+        Err(why) => why,
+    };
+    Some(Done::because(Outcome::Changed, format!("{path} is kept: {why}")))
 }
 
-fn changed_file(judged: &Judged<'_>) -> Done {
-    Done::changed(format!("{} is no longer the file that was judged", judged.file.path.display()))
+/// Whether an entry is the one that was judged: the link itself, where it is one.
+fn is_as_judged(judged: &Judged<'_>, stat: &Stat) -> bool {
+    match &judged.file.link {
+        Some(link) => link.is_unchanged(stat),
+        None => judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat)),
+    }
+}
+
+fn changed(path: &str) -> Done {
+    Done::because(Outcome::Changed, format!("{path} is no longer the file that was judged"))
+}
+
+fn failed(path: &str, why: impl std::fmt::Display) -> Done {
+    Done::because(Outcome::Failed, format!("Failed to remove {path}: {why}"))
+}
+
+/// Each file needs up to two locks.
+fn most_in_a_batch() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1 };
+    let limit = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    (usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(SPARE_DESCRIPTORS) / 2).max(1)
 }

@@ -7,11 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cli::{Global, Judging};
-use crate::evidence::Layout;
-use crate::inventory::{self, Inventory};
+use crate::layout::{LOCKS, Layout};
 use crate::nova_conf::{self, NovaConf};
 use crate::verdict::Policy;
-use crate::warning::Warning;
 
 /// nova's default for `instances_path`, with the state path that packages set.
 const INSTANCES_PATH: &str = "/var/lib/nova/instances";
@@ -22,51 +20,46 @@ const ORIGINAL_MINIMUM_AGE: Duration = Duration::from_secs(24 * 3600);
 /// nova's default for `remove_unused_resized_minimum_age_seconds`.
 const RESIZED_MINIMUM_AGE: Duration = Duration::from_secs(3600);
 
-/// What the files that `--config-file` names say; nova.conf is read only where it is named.
-///
-/// # Errors
-/// Those of [`nova_conf::load`].
-pub fn nova_conf(global: &Global) -> Result<NovaConf> {
-    nova_conf::load(&global.config_file)
-}
-
-/// What the operator should know of nova.conf.
-pub fn note(conf: &NovaConf) -> Option<Warning> {
-    (!conf.remove_unused_base_images).then(|| {
-        Warning::new(
-            "remove_unused_base_images",
-            "remove_unused_base_images = False keeps nova's own task from removing files, not this command",
-        )
-    })
+/// What the files that `--config-file` names say, but for what the command line gives; nova.conf is read only where it is
+/// named.
+pub fn nova_conf(global: &Global, judging: Option<&Judging>) -> Result<NovaConf> {
+    let given = [
+        ("instances_path", global.instances_path.is_some()),
+        ("subdirectory_name", global.subdirectory_name.is_some()),
+        ("host", judging.is_none_or(|it| it.host.is_some())),
+        (
+            "remove_unused_original_minimum_age_seconds",
+            judging.is_none_or(|it| it.original_min_age.is_some()),
+        ),
+        ("remove_unused_resized_minimum_age_seconds", judging.is_none_or(|it| it.resized_min_age.is_some())),
+    ];
+    let given: Vec<&str> = given.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name).collect();
+    nova_conf::load(&global.config_file, &given, &machine_name().unwrap_or_default())
 }
 
 /// Where nova keeps things.
-///
-/// # Errors
-/// Where the cache directory's name is no name of a directory, or there is no working directory to start from.
 pub fn layout(global: &Global, conf: &NovaConf) -> Result<Layout> {
-    let instances_path = global.instances_path.as_ref().or(conf.instances_path.as_ref()).cloned();
-    let instances_path = instances_path.unwrap_or_else(|| PathBuf::from(INSTANCES_PATH));
+    let instances_path = match &global.instances_path {
+        Some(path) => path.clone(),
+        None => conf.instances_path.clone().unwrap_or_else(|| PathBuf::from(INSTANCES_PATH)),
+    };
     if instances_path.as_os_str().is_empty() {
-        bail!("instances path: an empty path: name the directory");
+        bail!("--instances-path, or nova.conf's instances_path, is empty: name the directory");
     }
-    let subdirectory_name =
-        global.subdirectory_name.clone().or_else(|| conf.subdirectory_name.clone().map(OsString::from));
-    let subdirectory_name = subdirectory_name.unwrap_or_else(|| SUBDIRECTORY_NAME.into());
-    if !is_plain_name(&subdirectory_name) || subdirectory_name == "locks" {
+    let subdirectory_name = match &global.subdirectory_name {
+        Some(name) => name.clone(),
+        None => conf.subdirectory_name.clone().map_or_else(|| SUBDIRECTORY_NAME.into(), OsString::from),
+    };
+    if !is_plain_name(&subdirectory_name) || subdirectory_name == LOCKS {
         bail!(
             "--subdirectory-name, or nova.conf's subdirectory_name, is {}: name a directory under the instances path",
             subdirectory_name.display()
         );
     }
-    Ok(Layout {
-        instances_path: std::path::absolute(&instances_path)
-            .with_context(|| instances_path.display().to_string())?
-            // Without a trailing slash.
-            .components()
-            .collect(),
-        subdirectory_name,
-    })
+    let absolute =
+        std::path::absolute(&instances_path).with_context(|| instances_path.display().to_string())?;
+    // Without a trailing slash.
+    Ok(Layout { instances_path: absolute.components().collect(), subdirectory_name })
 }
 
 fn is_plain_name(name: &OsStr) -> bool {
@@ -75,39 +68,22 @@ fn is_plain_name(name: &OsStr) -> bool {
 }
 
 /// What the operator decides.
-///
-/// # Errors
-/// Where the machine does not tell its host name.
 pub fn policy(judging: &Judging, conf: &NovaConf) -> Result<Policy> {
     let host = match judging.host.as_ref().or(conf.host.as_ref()) {
         Some(host) => host.clone(),
-        None => nix::unistd::gethostname()
-            .context("cannot read this machine's host name: give --host")?
-            .to_string_lossy()
-            .into_owned(),
+        None => machine_name().context("cannot read this machine's host name: give --host")?,
     };
+    let original = judging.original_min_age.or(conf.original_minimum_age);
+    let resized = judging.resized_min_age.or(conf.resized_minimum_age);
     Ok(Policy {
         host,
-        original_minimum_age: judging
-            .original_min_age
-            .or(conf.original_minimum_age)
-            .unwrap_or(ORIGINAL_MINIMUM_AGE),
-        resized_minimum_age: judging
-            .resized_min_age
-            .or(conf.resized_minimum_age)
-            .unwrap_or(RESIZED_MINIMUM_AGE),
+        original_minimum_age: original.unwrap_or(ORIGINAL_MINIMUM_AGE),
+        resized_minimum_age: resized.unwrap_or(RESIZED_MINIMUM_AGE),
         ignore_unlisted: judging.ignore_unlisted,
         partials: judging.partials,
     })
 }
 
-/// The inventory, where any source is named; libvirt's domains are on `host`.
-///
-/// # Errors
-/// Those of [`inventory::load`].
-pub fn inventory(judging: &Judging, host: &str) -> Result<Option<Inventory>> {
-    if judging.inventory.is_empty() && judging.libvirt.is_empty() {
-        return Ok(None);
-    }
-    inventory::load(&judging.inventory, &judging.libvirt, host).map(Some)
+fn machine_name() -> Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
 }

@@ -81,7 +81,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text)
-        .with_context(|| format!("{text:?} is no duration: write 24h, \"1h 30m\" or a number of seconds"))
+        .with_context(|| format!("{text:?}: invalid duration: write 24h, \"1h 30m\" or a number of seconds"))
 }
 
 /// What `--as-of` says: a point in time, or a distance from the moment of the run.
@@ -112,7 +112,7 @@ pub fn parse_as_of(text: &str) -> Result<AsOf> {
         return Ok(AsOf::In(parse_duration(distance)?));
     }
     let time = humantime::parse_rfc3339(text).with_context(|| {
-        format!("{text:?} is no time: write 2026-11-30T00:00:00Z, or +7d for seven days from now")
+        format!("{text:?}: invalid time: write 2026-11-30T00:00:00Z, or +7d for seven days from now")
     })?;
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(AsOf::At(Timestamp(since.as_nanos().cast_signed())))

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use nova_imagecache::cache_name::{Kind, cache_file_name};
 use nova_imagecache::cli::Cli;
-use nova_imagecache::removal::Outcome;
+use nova_imagecache::outcome::Outcome;
 use nova_imagecache::verdict::Verdict;
 use serde_json::{Value, json};
 
@@ -227,7 +227,7 @@ fn the_page_of_the_json_has_every_code() {
 /// The variants of `enum Code`, as serde writes them.
 fn codes_of_reasons() -> BTreeSet<String> {
     let source =
-        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verdict.rs")).unwrap();
+        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verdict/mod.rs")).unwrap();
     let (_, variants) = source.split_once("pub enum Code {").unwrap();
     let (variants, _) = variants.split_once("\n}").unwrap();
     let snake = |name: &str| {
@@ -239,24 +239,11 @@ fn codes_of_reasons() -> BTreeSet<String> {
     variants.lines().filter_map(|line| line.trim().strip_suffix(',')).map(snake).collect()
 }
 
-/// The first argument of every warning that the sources make.
+/// The codes in `Warning::code`.
 fn codes_of_warnings() -> BTreeSet<String> {
-    let mut codes = BTreeSet::new();
-    let mut next = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    while let Some(path) = next.pop() {
-        if path.is_dir() {
-            next.extend(fs_err::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
-            continue;
-        }
-        let source = fs_err::read_to_string(&path).unwrap();
-        for call in ["Warning::new(", "warn("] {
-            let arguments = source.split(call).skip(1);
-            let code = |it: &str| it.trim_start().strip_prefix('"')?.split('"').next().map(ToOwned::to_owned);
-            codes.extend(arguments.filter_map(code));
-        }
-        // Some stand in a table.
-        let lacking = source.split("\"lacks_").skip(1).filter_map(|it| it.split('"').next());
-        codes.extend(lacking.map(|it| format!("lacks_{it}")));
-    }
-    codes
+    let source =
+        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/warning.rs")).unwrap();
+    let (_, code) = source.split_once("pub const fn code(").unwrap();
+    let (code, _) = code.split_once("pub const fn level(").unwrap();
+    code.split("=> \"").skip(1).filter_map(|it| it.split('"').next()).map(ToOwned::to_owned).collect()
 }

@@ -99,7 +99,7 @@ const CASES: &[&[&str]] = &[
 fn ours(texts: &[&str]) -> Result<Value, String> {
     let files: Vec<_> =
         (1..).zip(texts).map(|(number, text)| (format!("{number}.conf"), (*text).to_owned())).collect();
-    let conf = nova_conf::parse(&files).map_err(|error| format!("{error:#}"))?;
+    let conf = nova_conf::parse(&files, &[], "machine").map_err(|error| format!("{error:#}"))?;
     let path = conf.instances_path.as_deref().map_or("/var/lib/nova/instances", |it| it.to_str().unwrap());
     Ok(json!({
         "instances_path": path,

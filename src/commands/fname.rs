@@ -7,20 +7,21 @@ use anyhow::{Context as _, Result, bail};
 use crate::cache_name::cache_file_name;
 use crate::cli::{Fname, Global};
 use crate::exit::Exit;
-use crate::report::{self, FnameReport, ImageFile, json, table};
+use crate::report::{self, ImageFile, json, table};
 use crate::settings;
+use crate::warning::Warning;
 
-/// Runs `fname`. Nothing is printed unless every id is good.
-///
-/// # Errors
-/// An empty id, or stdin that cannot be read or is not UTF-8.
+/// Nothing is printed unless every id is good.
 pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
     // Where the cache is matters only where it was named: the command serves at a desk, too.
     let is_placed = global.instances_path.is_some() || !global.config_file.is_empty();
     let layout = |conf| settings::layout(global, &conf);
-    let layout = is_placed.then(|| settings::nova_conf(global).and_then(layout)).transpose()?;
+    let layout = is_placed.then(|| settings::nova_conf(global, None).and_then(layout)).transpose()?;
     let cache_dir = layout.map(|it| it.cache_dir());
-    let files = ids(&args.image_ids)?
+    let ids = ids(&args.image_ids)?;
+    let doubtful = ids.iter().filter(|it| !is_uuid(it)).map(|id| Warning::NotAUuid { id: id.clone() });
+    report::print_warnings(&doubtful.collect::<Vec<_>>(), global);
+    let files: Vec<ImageFile> = ids
         .into_iter()
         .map(|image_id| {
             let file_name = cache_file_name(&image_id);
@@ -31,11 +32,10 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
             ImageFile { image_id, file_name, place }
         })
         .collect();
-    let report = FnameReport { files };
     report::print(
         global.format,
-        |output| table::fname(output, &report),
-        |output| json::fname(output, &report),
+        |output| table::fname(output, &files),
+        |output| json::fname(output, &files),
     )?;
     Ok(Exit::Done)
 }
@@ -64,4 +64,10 @@ fn ids(args: &[String]) -> Result<Vec<String>> {
         }
     }
     Ok(ids)
+}
+
+/// Whether an id is a UUID as glance writes it: lower-case hex in groups of 8, 4, 4, 4 and 12.
+fn is_uuid(id: &str) -> bool {
+    let is_hex = |part: &str| part.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    id.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && id.split('-').all(is_hex)
 }

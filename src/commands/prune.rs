@@ -1,170 +1,256 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+
 use anyhow::Result;
 
+use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
-use crate::evidence::{self, Evidence, Layout};
+use crate::evidence::{Evidence, Target};
 use crate::exit::Exit;
+use crate::filesystem::{Space, locks_not_shared};
+use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
-use crate::inventory::Inventory;
 use crate::lock::Locks;
+use crate::outcome::{Done, Outcome, Outcomes, intents};
+use crate::owner::Owner;
 use crate::plan::Plan;
-use crate::progress;
-use crate::removal::{self, Outcomes, Removal};
-use crate::report::{self, PassReport, Pruned, json, table};
-use crate::settings;
-use crate::time::Timestamp;
-use crate::verdict::{self, Judgement, Policy};
+use crate::removal::{Removal, SecondLook};
+use crate::report::{self, Pruned};
+use crate::selection::Selection;
+use crate::signals::Signals;
+use crate::verdict::{Judged, Verdict};
 use crate::warning::Warning;
 
-/// Runs `prune`.
-///
-/// # Errors
-/// Bad input or a refusal, [`crate::exit::AlreadyRunning`]: then nothing was changed.
 pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
     let asked = Asked {
         dry_run: args.dry_run,
         disks_only: args.disks_only,
         allow_empty: args.allow_empty,
-        ignore_unlisted: args.judging.ignore_unlisted,
-        has_inventory: !args.judging.inventory.is_empty(),
-        has_libvirt: !args.judging.libvirt.is_empty(),
+        ..Asked::default()
     };
-    guard::check_usage(asked)?;
-    let conf = settings::nova_conf(global)?;
-    let layout = settings::layout(global, &conf)?;
-    let policy = settings::policy(&args.judging, &conf)?;
-    let inventory = settings::inventory(&args.judging, &policy.host)?;
-    let command = Command {
-        global,
-        args,
-        asked,
-        policy,
-        note: settings::note(&conf),
-        inventory,
-        plan: args.plan.as_deref().map(|file| Plan::load(file, &layout)).transpose()?,
-        layout,
-    };
+    let pass = Pass::prepare(global, (&args.judging, &args.listing), args.as_of, asked)?;
+    let plan = args.plan.as_deref().map(|file| Plan::load(file, &pass.layout)).transpose()?;
+    let command = Command { args, pass, plan };
     // Dry or not is decided here, once.
     if args.dry_run { command.show() } else { command.remove() }
 }
 
 struct Command<'a> {
-    global: &'a Global,
     args: &'a Prune,
-    asked: Asked,
-    layout: Layout,
-    policy: Policy,
-    note: Option<Warning>,
-    inventory: Option<Inventory>,
+    pass: Pass<'a>,
     plan: Option<Plan>,
 }
 
 impl Command<'_> {
     fn show(&self) -> Result<Exit> {
-        let evidence = super::kept_until_exit(self.gather()?);
-        let judgement = self.judge(&evidence)?;
-        let intents = removal::intents(&judgement, self.plan.as_ref());
-        self.report(&evidence, &judgement, &intents, 0, Vec::new())
+        let evidence = self.pass.gather(&BTreeSet::new())?;
+        let mut found = self.judge(&evidence)?;
+        found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
+        let (mut outcomes, _) = self.intents(&mut found)?;
+        let mut goal = None;
+        if let Some((wanted_bytes, space)) = self.wanted() {
+            let available_before_bytes = space.available_bytes;
+            let chosen =
+                next_for(&found.judgement, &outcomes, wanted_bytes.saturating_sub(available_before_bytes));
+            let freed: u64 =
+                chosen.iter().filter_map(|it| found.judgement.file(it)).map(|it| it.file.frees_bytes()).sum();
+            spare_others(&mut outcomes, &chosen.into_iter().collect());
+            goal = Some(Goal {
+                wanted_bytes,
+                available_before_bytes,
+                available_after_bytes: available_before_bytes + freed,
+            });
+        }
+        self.report(found, Work { outcomes, goal, ..Work::default() })
     }
 
     fn remove(&self) -> Result<Exit> {
-        if let Some(locks) = Locks::open(&self.layout)?
-            && locks.has_run_lock()
-        {
-            return self.remove_exclusively(&locks);
+        let signals = Signals::register()?;
+        let owner = Owner::of(&self.pass.layout)?;
+        let locks = Locks::open(&self.pass.layout, owner)?;
+        if let Some(locks) = locks.filter(Locks::has_run_lock) {
+            return self.remove_exclusively(&locks, owner, &signals);
         }
-        // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made;
-        // what is done goes by evidence gathered under it.
-        let evidence = self.gather()?;
-        let judgement = self.judge(&evidence)?;
+        // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made; what
+        // is done is judged again under it.
+        let evidence = self.pass.gather(&BTreeSet::new())?;
+        let mut found = self.judge(&evidence)?;
         if evidence.cache.is_none() {
-            let intents = removal::intents(&judgement, self.plan.as_ref());
-            return self.report(&evidence, &judgement, &intents, 0, Vec::new());
+            let (outcomes, _) = self.intents(&mut found)?;
+            return self.report(found, Work { outcomes, ..Work::default() });
         }
-        // Not both in memory at once.
-        drop(judgement);
-        drop(evidence);
-        self.remove_exclusively(&Locks::open_or_make(&self.layout)?)
+        drop(found);
+        self.remove_exclusively(&Locks::open_or_make(&self.pass.layout, owner)?, owner, &signals)
     }
 
-    fn remove_exclusively(&self, locks: &Locks) -> Result<Exit> {
-        locks.exclusively(&self.layout, || {
-            let evidence = self.gather()?;
-            let judgement = self.judge(&evidence)?;
-            let mut outcomes = removal::intents(&judgement, self.plan.as_ref());
-            let mut warnings = Vec::new();
-            let mut touched = 0;
-            if evidence.cache.is_some() {
-                if let Err(error) = locks.sweep(&self.layout) {
-                    let text = format!("cannot remove what an earlier run left behind: {error}");
-                    warnings.push(Warning::new("sweep_failed", text));
-                }
-                let mut removal = Removal::open(&evidence, locks, self.args.lock_wait)?;
-                let failures;
-                (touched, failures) = removal.touch(&judgement);
-                if let [first, rest @ ..] = &failures[..] {
-                    let more =
-                        if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) };
-                    warnings.push(Warning::new("touch_failed", format!("{first}{more}")));
-                }
-                outcomes = removal.remove(&judgement, outcomes);
-                warnings.extend(removal.spare.into_iter().map(|text| Warning::new("lock_file_left", text)));
+    fn remove_exclusively(&self, locks: &Locks, owner: Owner, signals: &Signals) -> Result<Exit> {
+        locks.exclusively(&self.pass.layout, || {
+            let waits = (self.args.lock_wait, self.args.settle);
+            let removal =
+                Removal::open(&self.pass.layout, (locks, owner), signals, &self.pass.progress, waits)?;
+            let leftovers = removal.as_ref().map(Removal::put_back_leftovers).transpose()?;
+            let evidence = self.pass.gather(&BTreeSet::new())?;
+            let mut found = self.judge(&evidence)?;
+            found.warnings.extend(leftovers.into_iter().flatten());
+            found.warnings.extend(locks_not_shared(&self.pass.layout.instances_path));
+            let (outcomes, _) = self.intents(&mut found)?;
+            let mut work = Work { outcomes, ..Work::default() };
+            if let (Some(removal), Some(cache)) = (&removal, &evidence.cache) {
+                removal.check_same(cache)?;
+                self.work(removal, &mut found, &mut work);
             }
-            self.report(&evidence, &judgement, &outcomes, touched, warnings)
+            if let Some(signal) = signals.received() {
+                found.warnings.push(Warning::Interrupted { signal });
+                work.is_interrupted = true;
+            }
+            self.report(found, work)
         })
     }
 
-    fn gather(&self) -> Result<Evidence> {
-        let domain_disks = self.inventory.as_ref().map_or(&[][..], |it| &it.disks);
-        let evidence = progress::shown(self.global.quiet, |progress| {
-            evidence::gather(&self.layout, domain_disks, progress)
-        })?;
-        super::tell(&evidence, self.global.verbose);
-        Ok(evidence)
+    /// Touches what is in use and removes what is to be removed.
+    fn work<'e>(&self, removal: &Removal<'_>, found: &mut Found<'e>, work: &mut Work<'e>) {
+        let wanted = self.wanted();
+        let touched = removal.touch(&found.judgement);
+        work.touched = touched.0;
+        found.warnings.extend(touched.1);
+        loop {
+            let names = match wanted {
+                None => work.left(),
+                Some((wanted_bytes, _)) => {
+                    let available = self.pass.space().map_or(0, |it| it.available_bytes);
+                    next_for(&found.judgement, &work.outcomes, wanted_bytes.saturating_sub(available))
+                }
+            };
+            let batch: Vec<&Judged<'e>> = names.iter().filter_map(|it| found.judgement.file(it)).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let mut incomplete = None;
+            let outcomes = removal
+                .remove(&batch, |set_aside| self.look_again(found.evidence, set_aside, &mut incomplete));
+            for (name, done) in
+                batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
+            {
+                work.outcomes.insert(name, done.clone());
+            }
+            if let Some(warning) = incomplete {
+                found.warnings.push(warning);
+                work.second_look_is_incomplete = true;
+                break;
+            }
+        }
+        for done in work.outcomes.values_mut().filter(|it| it.outcome == Outcome::WouldRemove) {
+            *done = match removal.interrupted() {
+                Some(interrupted) => interrupted,
+                None if work.second_look_is_incomplete => {
+                    Done::because(Outcome::NotReached, "the evidence became incomplete before")
+                }
+                None => Done::plain(Outcome::Spared),
+            };
+        }
+        work.goal = wanted.map(|(wanted_bytes, before)| Goal {
+            wanted_bytes,
+            available_before_bytes: before.available_bytes,
+            available_after_bytes: self.pass.space().map_or(0, |it| it.available_bytes),
+        });
     }
 
-    fn judge<'e>(&'e self, evidence: &'e Evidence) -> Result<Judgement<'e>> {
-        let now = Timestamp::now();
-        let as_of = self.args.as_of.map_or(now, |it| it.resolve(now));
-        let judgement = verdict::judge(evidence, self.inventory.as_ref(), &self.policy, as_of);
-        guard::check_evidence(self.asked, evidence, self.inventory.as_ref(), &self.policy, &judgement)?;
-        Ok(judgement)
-    }
-
-    fn report(
+    /// Gathers and judges everything again, and says what of the files set aside is not removable any more.
+    fn look_again(
         &self,
-        evidence: &Evidence,
-        judgement: &Judgement<'_>,
-        outcomes: &Outcomes<'_>,
-        touched: usize,
-        more_warnings: Vec<Warning>,
-    ) -> Result<Exit> {
-        let mut warnings =
-            guard::warnings(self.asked, evidence, self.inventory.as_ref(), &self.policy, judgement);
-        warnings.extend(self.note.clone());
-        warnings.extend(more_warnings);
-        let report = PassReport {
-            command: "prune",
-            layout: &self.layout,
-            host: &self.policy.host,
-            inventory: self.inventory.as_ref(),
-            judgement,
-            files: judgement.files.iter().collect(),
-            missing: judgement.missing.iter().collect(),
-            pruned: Some(Pruned { dry_run: self.args.dry_run, done: outcomes, touched }),
-            warnings: &warnings,
-            in_full: false,
-        };
-        report::print_warnings(&warnings, self.global.quiet);
+        first: &Evidence,
+        set_aside: &BTreeSet<OsString>,
+        incomplete: &mut Option<Warning>,
+    ) -> SecondLook {
+        let evidence = self.pass.gather(set_aside).map_err(|error| format!("{error:#}"))?;
+        let found = self.judge(&evidence).map_err(|error| format!("{error:#}"))?;
+        if let Some(warning) = guard::evidence_incomplete(&found.judgement) {
+            let why = warning.to_string();
+            *incomplete = Some(warning);
+            return Err(why);
+        }
+        for (name, target) in &evidence.references {
+            let led_somewhere = matches!(first.references.get(name), Some(Target::Disk(_)))
+                || first.plain_cache_file(name).is_some();
+            if matches!(target, Target::Missing { .. }) && led_somewhere {
+                return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
+            }
+        }
+        let mut kept = BTreeMap::new();
+        for name in set_aside {
+            let why = match found.judgement.file(name) {
+                None => "it has vanished".into(),
+                Some(judged) if judged.verdict == Verdict::Removable => continue,
+                Some(judged) => {
+                    let reasons: Vec<&str> = judged.reasons.iter().map(|it| &*it.text).collect();
+                    format!("it is {} now: {}", judged.verdict.as_str(), reasons.join("; "))
+                }
+            };
+            kept.insert(name.clone(), why);
+        }
+        Ok(kept)
+    }
+
+    fn judge<'e>(&'e self, evidence: &'e Evidence) -> Result<Found<'e>> {
+        let found = self.pass.judge(evidence)?;
+        self.pass.check(&found)?;
+        Ok(found)
+    }
+
+    fn intents<'e>(&self, found: &mut Found<'e>) -> Result<(Outcomes<'e>, Option<Selection>)> {
+        let asked = self.pass.select(&self.args.subjects, found)?;
+        if let Some(plan) = &self.plan {
+            found.warnings.extend(plan.differs_from(&self.pass.policy));
+        }
+        Ok((intents(&found.judgement, self.plan.as_ref(), asked.as_ref()), asked))
+    }
+
+    /// How many bytes are to be free, and what is free now.
+    fn wanted(&self) -> Option<(u64, Space)> {
+        let space = self.pass.space()?;
+        self.args.until_free.map(|it| (it.wanted_bytes(space), space))
+    }
+
+    fn report(&self, mut found: Found<'_>, work: Work<'_>) -> Result<Exit> {
+        if let Some(goal) = &work.goal
+            && goal.short_bytes() > 0
+        {
+            found.warnings.push(Warning::GoalMissed { short_bytes: goal.short_bytes() });
+        }
         // Whoever sends the report to a file, or throws it away, is to learn of these all the same.
-        outcomes.values().filter_map(|it| it.error.as_deref()).for_each(report::print_message);
-        report::print(
-            self.global.format,
-            |output| table::pass(output, &report, table::terminal_width()),
-            |output| json::pass(output, &report),
-        )?;
-        let is_whole = judgement.complete && !outcomes.values().any(|it| it.outcome.is_partial());
-        Ok(if is_whole { Exit::Done } else { Exit::Partly })
+        let failed = work.outcomes.values().filter(|it| it.outcome == Outcome::Failed);
+        failed.filter_map(|it| it.error.as_deref()).for_each(report::print_message);
+        let pruned = Pruned {
+            dry_run: self.args.dry_run,
+            done: &work.outcomes,
+            touched: work.touched,
+            goal: work.goal,
+            is_interrupted: work.is_interrupted,
+            second_look_is_incomplete: work.second_look_is_incomplete,
+        };
+        self.pass.report(&found, None, Some(pruned))
+    }
+}
+
+/// What a prune has done so far.
+#[derive(Default)]
+struct Work<'e> {
+    outcomes: Outcomes<'e>,
+    touched: usize,
+    goal: Option<Goal>,
+    is_interrupted: bool,
+    second_look_is_incomplete: bool,
+}
+
+impl<'e> Work<'e> {
+    /// What is still to be removed.
+    fn left(&self) -> Vec<&'e OsStr> {
+        self.outcomes
+            .iter()
+            .filter(|(_, it)| it.outcome == Outcome::WouldRemove)
+            .map(|(name, _)| *name)
+            .collect()
     }
 }

@@ -1,35 +1,42 @@
 //! `scan`: what is in the cache.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
-use crate::cli::Global;
-use crate::evidence;
+use crate::catalog::Catalog;
+use crate::cli::{Global, Scan};
+use crate::evidence::{Gathering, read_cache};
 use crate::exit::Exit;
-use crate::progress;
+use crate::guard;
+use crate::images;
+use crate::progress::Progress;
 use crate::report::{self, ScanReport, json, table};
 use crate::settings;
 use crate::time::Timestamp;
 use crate::warning::Warning;
 
-/// Runs `scan`.
-///
-/// # Errors
-/// An instances path or a cache directory that cannot be listed.
-pub fn run(global: &Global) -> Result<Exit> {
-    let layout = settings::layout(global, &settings::nova_conf(global)?)?;
-    let cache = progress::shown(global.quiet, |progress| evidence::read_cache(&layout, progress))?;
-    let mut warnings = Vec::new();
+pub fn run(global: &Global, args: &Scan) -> Result<Exit> {
+    let layout = settings::layout(global, &settings::nova_conf(global, None)?)?;
+    let images = images::load(&args.listing.images)?;
+    let progress = Progress::default();
+    let set_aside = BTreeSet::new();
+    let gathering = Gathering { layout: &layout, set_aside: &set_aside, progress: &progress };
+    let cache = progress.shown(global.quiet, || read_cache(&layout, &set_aside, &gathering.workers()))?;
+    let mut warnings: Vec<Warning> = images.iter().flat_map(|it| it.warnings.clone()).collect();
     if cache.is_none() {
-        let text = format!("no cache directory {}: nothing to list", layout.cache_dir().display());
-        warnings.push(Warning::new("no_cache_directory", text));
+        warnings.push(Warning::NoCacheDirectory { cache_dir: layout.cache_dir().display().to_string() });
     }
+    warnings.extend(guard::set_aside_found(cache.as_ref()));
     let report = ScanReport {
+        generated_at: Timestamp::now(),
         layout: &layout,
+        space: report::space_of(&layout),
         files: cache.iter().flat_map(|it| &it.files).map(|(name, file)| (name.as_os_str(), file)).collect(),
-        now: Timestamp::now(),
+        catalog: &Catalog::new(images.as_ref(), None),
         warnings: &warnings,
     };
-    report::print_warnings(&warnings, global.quiet);
+    report::print_warnings(&warnings, global);
     report::print(
         global.format,
         |output| table::scan(output, &report, table::terminal_width()),

@@ -1,17 +1,20 @@
 //! The instances that may need cache files, from every source that an operator has.
 //!
-//! Each source has a parser of its own, text in and [`Row`]s out; [`load`] does the reading and
-//! [`Inventory::merge`] puts together what the sources say of the same instance.
+//! [`read`] reads the sources, [`Texts::parse`] has each parsed into [`Row`]s and puts together what they say of the
+//! same instance. The two are apart so that the sources are read before any disk: an instance that is made in between
+//! is then seen by its disk.
 
-mod instance;
-mod json;
+mod form;
+pub(crate) mod json;
 mod libvirt;
 mod own;
+pub(crate) mod page;
+mod row;
 mod server_list;
 mod servers_detail;
 
 use std::collections::{HashMap, HashSet};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,260 +22,248 @@ use anyhow::{Context as _, Result, bail};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::fcntl::OFlag;
 
-pub use instance::{Instance, Lacks, Row, Text};
-pub use json::parse;
+pub use form::parse;
 pub use libvirt::parse as parse_domain;
+pub use page::Page;
+pub use row::{DomainDisk, Instance, Lacks, Row, Source};
 
-use crate::warning::Warning;
-
-/// What one source gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Source {
-    /// The instances in it, in the order of its rows.
-    pub instances: Vec<Instance>,
-    /// Disks that domain XML names, wherever they lie.
-    pub disks: Vec<PathBuf>,
-    /// Why this is not the whole inventory, one sentence each.
-    pub incomplete: Vec<String>,
-    /// What else the operator should know of it.
-    pub warnings: Vec<Warning>,
-    /// Whether more follows, where the source is a page of the API's.
-    pub page: Option<Page>,
-}
-
-/// What a page of `GET /servers/detail` says of the next one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Page {
-    /// That there is none.
-    Last,
-    /// That it begins after this server; `None` where that is not this page's last one, so that the file does not
-    /// hold a page as the API gave it.
-    ContinuesAfter(Option<Box<str>>),
-}
+use crate::warning::{Lacking, Warning};
 
 /// All sources together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The sources as the command line names them.
+    /// As the command line names them.
     pub sources: Vec<String>,
-    /// The instances, each once.
+    /// Each once, in an order that does not depend on that of the sources.
     pub instances: Vec<Instance>,
-    /// Disks that domain XML names, wherever they lie.
-    pub disks: Vec<PathBuf>,
-    /// Why this is not the whole inventory, one sentence each.
+    /// Sorted by path, each once.
+    pub domain_disks: Vec<DomainDisk>,
+    /// Why this is not the whole inventory.
     pub incomplete: Vec<String>,
-    /// What else the operator should know of it.
     pub warnings: Vec<Warning>,
 }
 
 impl Inventory {
-    /// Puts the sources together. What two say of one instance is found by its uuid, or by its name where one of them
-    /// knows no uuid.
+    /// Puts the sources together, each with its name. What two say of one instance is found by its uuid, in any case,
+    /// or by its name where one of them knows no uuid.
     pub fn merge(named_sources: Vec<(String, Source)>) -> Self {
-        let mut inventory = Self { incomplete: unfinished_listings(&named_sources), ..Self::default() };
-        for (name, mut source) in named_sources {
-            inventory.disks.extend(source.disks);
+        let mut inventory = Self::default();
+        let mut rows = Vec::new();
+        let pages = named_sources.iter().map(|(name, source)| (&**name, source.page.as_ref()));
+        inventory
+            .incomplete
+            .extend(page::unfinished(pages).iter().map(|(name, why)| format!("{name}: {why}")));
+        for (name, source) in named_sources {
+            rows.extend(source.rows);
+            inventory.domain_disks.extend(source.domain_disks);
             inventory.incomplete.extend(source.incomplete.into_iter().map(|why| format!("{name}: {why}")));
-            inventory.warnings.extend(
-                source.warnings.into_iter().map(|it| Warning::new(it.code, format!("{name}: {}", it.text))),
-            );
+            if source.is_at_client_limit {
+                inventory.warnings.push(Warning::ListOf1000 { source: name.clone() });
+            }
             inventory.sources.push(name);
-            inventory.instances.append(&mut source.instances);
         }
-        inventory.join();
-        inventory.disks.sort_unstable();
-        inventory.disks.dedup();
+        inventory.instances = join(rows);
+        // The first of one path stays: the one that is no volume.
+        inventory.domain_disks.sort_unstable();
+        inventory.domain_disks.dedup_by(|later, first| later.path == first.path);
         inventory.warnings.extend(lacking(&inventory.instances));
         inventory
     }
+}
 
-    /// Joins instances that are the same. Sorting takes less memory than a map of all uuids, and gives an order that
-    /// does not depend on that of the sources.
-    fn join(&mut self) {
-        let mut nameless: Vec<_> =
-            self.instances.extract_if(.., |it| it.first_text(Text::Uuid).is_none()).collect();
-        join_sorted_by(&mut self.instances, Text::Uuid, |byte| byte.to_ascii_lowercase());
-        join_sorted_by(&mut nameless, Text::Name, |byte| byte);
-        if nameless.is_empty() {
-            return;
-        }
-        let mut by_name = HashMap::new();
-        for (index, instance) in self.instances.iter().enumerate() {
-            for name in instance.texts(Text::Name) {
-                by_name.entry(name).or_insert(index);
-            }
-        }
-        let places: Vec<_> = nameless.iter().map(|it| by_name.get(it.id()).copied()).collect();
-        for (instance, place) in nameless.into_iter().zip(places) {
-            match place.and_then(|index| self.instances.get_mut(index)) {
-                Some(same) => same.absorb(instance),
-                None => self.instances.push(instance),
-            }
+/// Joins the rows of one instance.
+fn join(mut rows: Vec<Row>) -> Vec<Instance> {
+    // By uuid, then by name; rows without a uuid come first. Two sources may say the very same.
+    rows.sort_unstable();
+    rows.dedup();
+    let with_uuid = rows.split_off(rows.partition_point(|row| row.uuid.is_none()));
+    let mut instances = group(with_uuid, |row| &row.uuid);
+    let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
+    for (index, instance) in instances.iter().enumerate().filter(|_| !rows.is_empty()) {
+        for name in instance.texts(|row| &row.name) {
+            by_name.entry(name.into()).or_insert(index);
         }
     }
-}
-
-/// Sorts by that text and joins those whose texts are equal after `fold`.
-fn join_sorted_by(instances: &mut Vec<Instance>, by: Text, fold: fn(u8) -> u8) {
-    let compare = |a: &Instance, b: &Instance| {
-        let (a, b) = (a.first_text(by).unwrap_or_default(), b.first_text(by).unwrap_or_default());
-        a.bytes().map(fold).cmp(b.bytes().map(fold))
-    };
-    instances.sort_by(compare);
-    instances.dedup_by(|later, earlier| {
-        let same = compare(later, earlier).is_eq();
-        if same {
-            earlier.absorb(later.clone());
-        }
-        same
-    });
-}
-
-/// The pages of the API's that say that another follows, where none of those given can be the last of that listing.
-///
-/// A page does not say after which server it begins, so that no one can tell from the files whether all pages between
-/// the first and the last are there; a page that ends the listing and does not hold the server after which it is to
-/// begin is taken for the rest.
-fn unfinished_listings(named_sources: &[(String, Source)]) -> Vec<String> {
-    let holds = |source: &Source, id: &str| source.instances.iter().any(|it| it.id() == id);
-    let mut unfinished = Vec::new();
-    for (name, source) in named_sources {
-        let Some(Page::ContinuesAfter(marker)) = &source.page else { continue };
-        let Some(marker) = marker else {
-            unfinished.push(format!("{name}: has a next page that does not begin after its last server"));
-            continue;
-        };
-        if !named_sources.iter().any(|(_, it)| it.page == Some(Page::Last) && !holds(it, marker)) {
-            unfinished.push(format!("{name}: has a next page (after {marker}), and the rest is not given"));
+    for instance in group(rows, |row| &row.name) {
+        match by_name.get(instance.id()) {
+            Some(index) => instances[*index].rows.extend(instance.rows),
+            None => instances.push(instance),
         }
     }
-    unfinished
+    instances
 }
 
-/// One warning for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
+/// Makes one instance of neighbours that agree.
+fn group(rows: Vec<Row>, by: impl Fn(&Row) -> &Option<Box<str>>) -> Vec<Instance> {
+    let mut instances: Vec<Instance> = Vec::new();
+    for row in rows {
+        match instances.last_mut() {
+            Some(last) if by(&last.rows[0]) == by(&row) => last.rows.push(row),
+            _ => instances.push(Instance { rows: vec![row] }),
+        }
+    }
+    instances
+}
+
+/// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    type IsLacking = fn(&Lacks) -> bool;
-    let kinds: [(&'static str, IsLacking, &str, &str); 4] = [
-        ("lacks_image", |lacks| lacks.image, "the image", "original and resized files"),
-        (
-            "lacks_kernel",
-            |lacks| lacks.kernel,
-            "kernel_id and ramdisk_id",
-            "the files of kernel and ramdisk images",
-        ),
-        ("lacks_swap", |lacks| lacks.swap, "the flavor's swap", "swap files"),
-        ("lacks_ephemeral", |lacks| lacks.ephemeral, "the flavor's ephemeral disk", "ephemeral files"),
-    ];
-    let mut warnings = Vec::new();
-    for (code, is_lacking, field, files) in kinds {
+    let note = |is_lacking: fn(&Lacks) -> bool, warning: fn(Lacking) -> Warning| {
         let mut without = instances.iter().filter(|it| it.lacks(is_lacking));
-        if let Some(first) = without.next() {
-            let text = match without.count() {
-                0 => format!(
-                    "no source tells {field} of {}: {files} are judged by disks alone there",
-                    first.id()
-                ),
-                more => format!(
-                    "no source tells {field} of {} and {more} more: {files} are judged by disks alone there",
-                    first.id()
-                ),
-            };
-            warnings.push(Warning::new(code, text));
-        }
-    }
-    warnings
+        let first = without.next()?.id().to_owned();
+        Some(warning(Lacking { first, more: without.count() }))
+    };
+    let notes = [
+        note(|lacks| lacks.image, Warning::LacksImage),
+        note(|lacks| lacks.kernel, Warning::LacksKernel),
+        note(|lacks| lacks.swap, Warning::LacksSwap),
+        note(|lacks| lacks.ephemeral, Warning::LacksEphemeral),
+    ];
+    notes.into_iter().flatten().collect()
 }
 
-/// Reads and merges the files that `--inventory` names (`-` is standard input) and the domain XML, a file or a
-/// folder each, that `--libvirt` names, whose instances are on `host`.
+/// The most that an inventory or a list of images may have, in bytes: that of 200,000 servers and more.
+const MOST: u64 = 1 << 30;
+
+/// The most that a domain's XML may have, in bytes. libvirt's own files have some ten thousand; parsed, they take up to
+/// twenty times their size.
+const MOST_OF_DOMAIN: u64 = 1 << 20;
+
+/// A file and its bytes.
+type Text = (PathBuf, Vec<u8>);
+
+/// The bytes of all sources.
+#[derive(Debug)]
+pub struct Texts {
+    inventory: Vec<Text>,
+    /// By what `--libvirt` names: a file, or a folder of any number of them.
+    libvirt: Vec<(PathBuf, Vec<Text>)>,
+}
+
+/// Reads the files that `--inventory` names (`-` is standard input), and the domain XML, a file or a folder each, that
+/// `--libvirt` names.
 ///
 /// # Errors
-/// Where one cannot be read or is no inventory: the error names the file, the row and the field.
-pub fn load(files: &[PathBuf], libvirt_paths: &[PathBuf], host: &str) -> Result<Inventory> {
-    if files.iter().filter(|file| is_stdin(file)).count() > 1 {
-        bail!("--inventory - was given twice: standard input can be read only once");
+/// Where one cannot be read.
+pub fn read(files: &[PathBuf], libvirt: &[PathBuf]) -> Result<Texts> {
+    let list = |file: &PathBuf| Ok((file.clone(), read_list("--inventory", file)?));
+    let domains = |path: &PathBuf| {
+        let files = read_domains(path).with_context(|| format!("--libvirt {}", path.display()))?;
+        Ok((path.clone(), files))
+    };
+    Ok(Texts {
+        inventory: files.iter().map(list).collect::<Result<_>>()?,
+        libvirt: libvirt.iter().map(domains).collect::<Result<_>>()?,
+    })
+}
+
+impl Texts {
+    /// Parses and merges the sources; the instances of libvirt's domains are on `host`.
+    ///
+    /// # Errors
+    /// Where one is no inventory: the error names the option, the file, the row and the field, and says what to do.
+    pub fn parse(self, host: &str) -> Result<Inventory> {
+        let mut sources = Vec::new();
+        let mut warnings = Vec::new();
+        for (file, text) in self.inventory {
+            let source = parse(&text).with_context(|| format!("--inventory {}", file.display()))?;
+            sources.push((name(&file), source));
+        }
+        for (path, files) in self.libvirt {
+            let mut all: Option<Source> = None;
+            for (file, text) in files {
+                let source =
+                    parse_domain(&text, host).with_context(|| format!("--libvirt {}", file.display()))?;
+                if let Some(source) = source {
+                    let all = all.get_or_insert_default();
+                    all.rows.extend(source.rows);
+                    all.domain_disks.extend(source.domain_disks);
+                } else if file == path {
+                    bail!("--libvirt {}: is no domain XML: name what virsh dumpxml prints", path.display());
+                }
+            }
+            if all.is_none() {
+                warnings.push(Warning::NoDomains { path: path.display().to_string() });
+            }
+            sources.push((path.display().to_string(), all.unwrap_or_default()));
+        }
+        let mut inventory = Inventory::merge(sources);
+        inventory.warnings.append(&mut warnings);
+        Ok(inventory)
     }
-    let mut sources = Vec::new();
-    for file in files {
-        let name = if is_stdin(file) { "standard input".into() } else { file.display().to_string() };
-        let source = open(file).and_then(json::parse).with_context(|| name.clone())?;
-        sources.push((name, source));
-    }
-    for path in libvirt_paths {
-        sources.push((path.display().to_string(), load_domains(path, host)?));
-    }
-    Ok(Inventory::merge(sources))
 }
 
 fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-fn open(file: &Path) -> Result<Box<dyn Read>> {
+/// What a list is called in the output.
+pub(crate) fn name(file: &Path) -> String {
+    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
+}
+
+/// # Errors
+/// Where `-` is given more than once.
+pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
+    if inventory.iter().chain(images).filter(|file| is_stdin(file)).count() > 1 {
+        bail!(
+            "--inventory and --images: standard input (-) can be read only once: put the other list in a file"
+        );
+    }
+    Ok(())
+}
+
+/// Reads a list that an option names, a file or standard input.
+pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
     if is_stdin(file) {
-        return Ok(Box::new(std::io::stdin().lock()));
+        return read_bounded(std::io::stdin().lock(), MOST).with_context(|| format!("{option} -"));
     }
-    let opened = fs_err::File::open(file);
-    Ok(Box::new(opened.context("cannot be opened: name a file that this user may read")?))
+    let opened =
+        fs_err::File::open(file).with_context(|| format!("{option}: name a file that this user may read"))?;
+    read_bounded(opened, MOST).with_context(|| format!("{option} {}", file.display()))
 }
 
-/// The longest domain XML read, in bytes. libvirt's own files have some ten thousand; parsed, they take up to twenty
-/// times their size.
-const LONGEST_DOMAIN: usize = 1 << 20;
-
-/// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
-/// the same files.
-///
-/// Whatever else lies in a folder is not of interest: libvirt keeps its networks there too.
-fn load_domains(path: &Path, host: &str) -> Result<Source> {
-    let mut source = Source::default();
-    if !fs_err::metadata(path)?.is_dir() {
-        let text = read_domain(path)?;
-        libvirt::parse(&text, host, &mut source)
-            .and_then(|is_domain| {
-                if is_domain { Ok(()) } else { bail!("is no domain XML: name what virsh dumpxml prints") }
-            })
-            .with_context(|| path.display().to_string())?;
-        return Ok(source);
-    }
-    let mut files = xml_files(path)?;
-    let autostart = path.join("autostart");
-    if autostart.is_dir() {
-        files.extend(xml_files(&autostart)?);
-    }
-    let mut seen = HashSet::new();
-    for file in files {
-        // A FIFO or a device is no domain, and opening one may wait for ever.
-        let metadata = fs_err::metadata(&file)?;
-        if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-            let text = read_domain(&file)?;
-            libvirt::parse(&text, host, &mut source).with_context(|| file.display().to_string())?;
-        }
-    }
-    Ok(source)
-}
-
-fn xml_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs_err::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|it| it == "xml") {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
-}
-
-fn read_domain(file: &Path) -> Result<Vec<u8>> {
-    // Not to wait at a FIFO that has taken the file's place since it was looked at.
-    let opened = fs_err::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file)?;
+fn read_bounded(opened: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    opened.take(LONGEST_DOMAIN as u64 + 1).read_to_end(&mut text)?;
-    if text.len() > LONGEST_DOMAIN {
-        bail!("{}: is larger than {LONGEST_DOMAIN} bytes, which no domain XML is", file.display());
+    opened.take(most + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > most {
+        bail!("is larger than {most} bytes: check that it is the right file");
     }
     Ok(text)
+}
+
+/// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
+/// the same files. What else is in a folder does not matter: libvirt keeps its networks there too.
+fn read_domains(path: &Path) -> Result<Vec<Text>> {
+    if !fs_err::metadata(path)?.is_dir() {
+        return Ok(vec![(path.into(), read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
+    }
+    let mut names = Vec::new();
+    for folder in [path.to_owned(), path.join("autostart")] {
+        if folder.is_dir() {
+            for entry in fs_err::read_dir(folder)? {
+                names.push(entry?.path());
+            }
+        }
+    }
+    names.retain(|it| it.extension().is_some_and(|extension| extension == "xml"));
+    names.sort_unstable();
+    let mut seen = HashSet::new();
+    let mut files = Vec::new();
+    for file in names {
+        let metadata = match fs_err::metadata(&file) {
+            // The domain was undefined since the folder was listed, or its autostart link was left behind.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata?,
+        };
+        // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
+        if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+            let mut options = fs_err::OpenOptions::new();
+            let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&file)?;
+            let text = read_bounded(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
+            files.push((file, text));
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]
@@ -280,83 +271,91 @@ mod tests {
     use super::*;
 
     fn row(uuid: Option<&str>, name: Option<&str>, image: Option<&str>) -> Row {
-        Row {
-            uuid: uuid.map(Into::into),
-            name: name.map(Into::into),
-            image_ref: image.map(Into::into),
-            ..Row::default()
-        }
+        let text = |text: Option<&str>| text.map(Into::into);
+        Row { uuid: text(uuid), name: text(name), image_ref: text(image), ..Row::default() }.normalized()
     }
 
     fn source(rows: &[Row]) -> (String, Source) {
-        ("list".into(), Source { instances: rows.iter().map(Instance::new).collect(), ..Source::default() })
+        ("list".into(), Source { rows: rows.to_vec(), ..Source::default() })
     }
 
     #[test]
-    fn an_instance_that_two_sources_contradict_has_both_images() {
-        let merged = Inventory::merge(vec![
-            source(&[row(None, Some("instance-1"), Some("c"))]),
-            source(&[row(Some("u"), None, Some("a"))]),
+    fn what_two_sources_say_of_one_instance_is_merged_in_any_order_and_contradictions_stand() {
+        let sources = [
+            source(&[row(None, Some("instance-1"), Some("c")), row(None, Some("other"), None)]),
+            source(&[row(Some("u"), None, Some("a")), row(Some("t"), None, None)]),
             source(&[row(Some("U"), Some("instance-1"), Some("b"))]),
-        ]);
-        assert_eq!(merged.instances.len(), 1);
-        let images: Vec<_> = merged.instances[0].texts(Text::ImageRef).collect();
-        assert_eq!(images, ["a", "b", "c"]);
-        assert_eq!(merged.instances[0].id(), "u");
+        ];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let merged = Inventory::merge(order.map(|index| sources[index].clone()).to_vec());
+            let ids: Vec<_> = merged.instances.iter().map(Instance::id).collect();
+            assert_eq!(ids, ["t", "u", "other"]);
+            let instance = &merged.instances[1];
+            assert_eq!(instance.image_refs().collect::<Vec<_>>(), ["a", "b", "c"]);
+            assert_eq!(instance.directory_names().collect::<Vec<_>>(), ["u", "instance-1"]);
+        }
     }
 
     #[test]
     fn instances_of_one_name_and_two_uuids_are_two() {
-        let merged = Inventory::merge(vec![source(&[
+        let rows = [
             row(Some("u"), Some("instance-1"), None),
             row(Some("v"), Some("instance-1"), None),
-        ])]);
-        assert_eq!(merged.instances.len(), 2);
-    }
-
-    fn page(name: &str, ids: &[&str], page: Page) -> (String, Source) {
-        let instances = ids.iter().map(|id| Instance::new(&row(Some(id), None, None))).collect();
-        (name.into(), Source { instances, page: Some(page), ..Source::default() })
-    }
-
-    #[test]
-    fn a_page_with_a_next_link_needs_the_rest_of_its_listing() {
-        let after = |id: &str| Page::ContinuesAfter(Some(id.into()));
-        let first = || page("first", &["a", "b"], after("b"));
-        let second = || page("second", &["c", "d"], after("d"));
-        let last = || page("last", &["e"], Page::Last);
-        let empty = || page("empty", &[], Page::Last);
-        let own = || source(&[row(Some("e"), None, None)]);
-        for (pages, unfinished) in [
-            (vec![last()], vec![]),
-            (vec![first()], vec!["first"]),
-            (vec![first(), first()], vec!["first", "first"]),
-            (vec![first(), own()], vec!["first"]),
-            (vec![first(), second()], vec!["first", "second"]),
-            (vec![first(), second(), last()], vec![]),
-            (vec![last(), second(), first()], vec![]),
-            (vec![first(), empty()], vec![]),
-            (vec![first(), page("same", &["a", "b"], Page::Last)], vec!["first"]),
-            (vec![page("joined", &["a", "b"], Page::ContinuesAfter(None)), last()], vec!["joined"]),
-        ] {
-            let incomplete = Inventory::merge(pages).incomplete;
-            let named: Vec<_> = incomplete.iter().filter_map(|it| it.split(':').next()).collect();
-            assert_eq!(named, unfinished);
-        }
+            row(None, Some("instance-1"), Some("i")),
+        ];
+        let merged = Inventory::merge(vec![source(&rows)]);
+        let images: Vec<_> = merged.instances.iter().map(|it| it.image_refs().count()).collect();
+        assert_eq!(images, [1, 0]);
     }
 
     #[test]
-    fn what_one_source_lacks_comes_from_another_and_what_all_lack_is_warned_of() {
+    fn a_next_page_that_is_not_given_makes_the_inventory_incomplete() {
+        let page = |id: &str, next| {
+            let source = Source { page: Some(Page::new(next, vec![id.into()])), ..Source::default() };
+            (id.to_owned(), source)
+        };
+        let first = page("a", Some("?marker=a"));
+        let own = source(&[row(Some("b"), None, None)]);
+        let expected = ["a: has a next page, after a, that was not given: give all pages"];
+        assert_eq!(Inventory::merge(vec![first.clone(), own]).incomplete, expected);
+        assert_eq!(Inventory::merge(vec![first, page("b", None)]).incomplete, [""; 0]);
+    }
+
+    #[test]
+    fn what_one_source_lacks_comes_from_another_and_what_all_lack_is_noted() {
         let lacks = Lacks { image: false, kernel: true, swap: true, ephemeral: true };
         let listed = |id: &str| Row { lacks, ..row(Some(id), None, Some("i")) };
-        let codes = |sources| -> Vec<&'static str> {
-            Inventory::merge(sources).warnings.into_iter().map(|it| it.code).collect()
-        };
-        assert_eq!(codes(vec![source(&[listed("u")])]), ["lacks_kernel", "lacks_swap", "lacks_ephemeral"]);
+        let warnings = |sources| Inventory::merge(sources).warnings;
+        let lacking = |more| Lacking { first: "u".into(), more };
+        let (kernel, swap) = (Warning::LacksKernel, Warning::LacksSwap);
+        assert_eq!(
+            warnings(vec![source(&[listed("v"), listed("u")])]),
+            [kernel(lacking(1)), swap(lacking(1)), Warning::LacksEphemeral(lacking(1))]
+        );
         let flavor = Row { lacks: Lacks { kernel: true, ..Lacks::default() }, ..row(Some("u"), None, None) };
-        assert_eq!(codes(vec![source(&[listed("u")]), source(&[flavor])]), ["lacks_kernel"]);
+        assert_eq!(warnings(vec![source(&[listed("u")]), source(&[flavor])]), [kernel(lacking(0))]);
         let own = row(Some("u"), None, None);
-        assert_eq!(codes(vec![source(&[listed("u")]), source(&[own])]), [""; 0]);
+        assert_eq!(warnings(vec![source(&[listed("u")]), source(&[own])]), []);
+    }
+
+    #[test]
+    fn a_list_of_1000_is_warned_of_by_name() {
+        let listed = Source { is_at_client_limit: true, ..Source::default() };
+        let expected = [Warning::ListOf1000 { source: "l".into() }];
+        assert_eq!(Inventory::merge(vec![("l".into(), listed)]).warnings, expected);
+    }
+
+    #[test]
+    fn a_disk_of_two_domains_is_one_and_a_volume_only_where_both_say_so() {
+        let disk = |path: &str, is_volume, domain: &str| DomainDisk {
+            path: path.into(),
+            is_volume,
+            domain: domain.into(),
+        };
+        let domain_disks =
+            vec![disk("/b", true, "u"), disk("/a", true, "u"), disk("/a", false, "v"), disk("/b", true, "t")];
+        let merged = Inventory::merge(vec![("l".into(), Source { domain_disks, ..Source::default() })]);
+        assert_eq!(merged.domain_disks, [disk("/a", false, "v"), disk("/b", true, "t")]);
     }
 
     const DOMAIN: &str = r#"<domain><name>n</name><uuid>u</uuid><metadata>
@@ -365,11 +364,15 @@ mod tests {
         </nova:flavor></nova:instance></metadata>
         <devices><disk><source file="/i/u/disk"/></disk></devices></domain>"#;
 
+    fn load(libvirt: &[PathBuf]) -> Result<Inventory> {
+        read(&[], libvirt)?.parse("h")
+    }
+
     #[test]
     fn a_folder_of_domains_is_read_once_and_nothing_else_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in ["autostart", "networks", "folder.xml"] {
+        for name in ["autostart", "networks", "folder.xml", "empty"] {
             fs_err::create_dir(path(name)).unwrap();
         }
         fs_err::write(path("n.xml"), DOMAIN).unwrap();
@@ -377,28 +380,45 @@ mod tests {
         fs_err::write(path("networks/default.xml"), "no XML").unwrap();
         fs_err::write(path("network.xml"), "<network/>").unwrap();
         fs_err::os::unix::fs::symlink(path("n.xml"), path("autostart/n.xml")).unwrap();
+        fs_err::os::unix::fs::symlink(path("gone.xml"), path("autostart/gone.xml")).unwrap();
         nix::unistd::mkfifo(&path("fifo.xml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let inventory = load(&[], &[folder.path().into(), path("n.xml")], "h").unwrap();
+        let inventory = load(&[folder.path().into(), path("n.xml")]).unwrap();
         assert_eq!(inventory.instances.len(), 1);
-        assert_eq!(inventory.disks, [PathBuf::from("/i/u/disk")]);
+        assert_eq!(inventory.domain_disks.len(), 1);
         assert_eq!(inventory.warnings, []);
-        assert_eq!(inventory.instances[0].texts(Text::Host).collect::<Vec<_>>(), ["h"]);
+        assert_eq!(inventory.instances[0].hosts().collect::<Vec<_>>(), ["h"]);
+        let empty = path("empty").display().to_string();
+        assert_eq!(load(&[path("empty")]).unwrap().warnings, [Warning::NoDomains { path: empty }]);
     }
 
     #[test]
-    fn a_file_that_is_named_must_be_a_domain_and_none_may_be_broken() {
+    fn errors_name_the_option_and_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("n.xml");
+        let error = |result: Result<Inventory>| format!("{:#}", result.unwrap_err());
         for (text, expected) in [
-            ("<network/>".to_owned(), "n.xml: is no domain XML"),
-            ("<domain>".to_owned(), "n.xml: "),
-            (format!("{DOMAIN}{}", " ".repeat(LONGEST_DOMAIN)), "n.xml: is larger than 1048576 bytes"),
+            ("<network/>".to_owned(), "n.xml: is no domain XML: name what virsh dumpxml prints"),
+            ("<domain>".to_owned(), "n.xml: is not valid XML"),
+            (format!("{DOMAIN}{}", " ".repeat(1 << 20)), "n.xml: is larger than 1048576 bytes"),
         ] {
             fs_err::write(&path, text).unwrap();
-            let error = format!("{:#}", load(&[], std::slice::from_ref(&path), "h").unwrap_err());
-            assert!(error.contains(expected), "{error}");
+            let error = error(load(std::slice::from_ref(&path)));
+            assert!(error.starts_with("--libvirt /") && error.contains(expected), "{error}");
         }
-        assert!(load(&[], &[folder.path().into()], "h").is_err());
-        assert!(load(&[], &[folder.path().join("absent")], "h").is_err());
+        let error_of_folder = error(load(&[folder.path().into()]));
+        assert!(error_of_folder.contains("n.xml: is larger than"), "{error_of_folder}");
+        let absent = folder.path().join("absent");
+        assert!(error(load(std::slice::from_ref(&absent))).contains("--libvirt"));
+        assert!(format!("{:#}", read(&[absent], &[]).unwrap_err()).contains("--inventory"));
+        let inventory = read(std::slice::from_ref(&path), &[]).and_then(|texts| texts.parse("h"));
+        assert!(error(inventory).contains("n.xml: is XML: give domain XML to --libvirt"));
+    }
+
+    #[test]
+    fn standard_input_is_read_once() {
+        let (stdin, file) = ([PathBuf::from("-")], [PathBuf::from("./-")]);
+        assert!(check_stdin(&stdin, &file).is_ok());
+        assert!(check_stdin(&stdin, &stdin).is_err());
+        assert!(check_stdin(&[stdin.clone(), stdin.clone()].concat(), &[]).is_err());
     }
 }

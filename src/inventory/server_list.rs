@@ -4,82 +4,68 @@
 //! asked. `Name` is the display name and not used. `Host` is the hypervisor's host name in newer clients and nova's
 //! host in older ones.
 
-use std::io::Read;
-
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
-use super::json::{self, Field, ListRow, Rows, text};
-use super::{Instance, Lacks, Row, Source};
-use crate::warning::Warning;
+use super::json;
+use super::row::{Lacks, Row, Source};
 
-/// What the client writes for a server without an image.
+/// What the client writes for the id and the name of the image of a server that has none.
 const BOOTED_FROM_VOLUME: &str = "N/A (booted from volume)";
 
-/// The API's usual limit for one page, at which clients before `--limit -1` became the default stop.
+/// The API's usual limit for one page, at which older clients stop.
 const PAGE_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
 struct Listed {
-    #[serde(rename = "ID")]
+    #[serde(rename = "ID", deserialize_with = "json::id")]
     id: Box<str>,
     #[serde(rename = "Status")]
     status: Option<Box<str>>,
     #[serde(rename = "Task State")]
     task_state: Option<Box<str>>,
-    #[serde(rename = "Image ID", default)]
-    image_id: Field<Box<str>>,
+    /// Without the column, and null where the client does not know it: lacking. An empty text: none.
+    #[serde(rename = "Image ID")]
+    image_id: Option<Box<str>>,
+    #[serde(rename = "Image Name")]
+    image_name: Option<Box<str>>,
     #[serde(rename = "Host")]
     host: Option<Box<str>>,
 }
 
-/// Reads what the client printed.
-///
 /// # Errors
-/// Where the text is no such list: the error names the row (counted from 1) and the field. A list without image ids is
-/// refused as well: taking it would leave every image to the disks.
-pub(super) fn parse(text: impl Read) -> Result<Source> {
-    let mut source = json::read::<Rows<Listed>>(text)?.source;
-    if !source.instances.is_empty() && source.instances.iter().all(|it| it.lacks(|lacks| lacks.image)) {
+/// A list without image ids is refused as well: taking it would leave every image to the disks.
+pub(super) fn parse(text: &[u8]) -> Result<Source> {
+    let listed: Vec<Listed> = json::read(text)?;
+    let mut source = Source { is_at_client_limit: listed.len() == PAGE_LIMIT, ..Source::default() };
+    let mut is_of_images = false;
+    for server in listed {
+        let status = server.status.as_deref().unwrap_or_default();
+        // The states of servers are in capitals, those of images are not.
+        is_of_images |= status.starts_with(|first: char| first.is_ascii_lowercase());
+        let (vm_state, task_state) = states(status);
+        // Some versions print Python's None as text.
+        let value =
+            |text: Option<Box<str>>| text.filter(|it| !matches!(&**it, "" | "None" | BOOTED_FROM_VOLUME));
+        let row = Row {
+            uuid: Some(server.id),
+            host: value(server.host),
+            lacks: Lacks { image: server.image_id.is_none(), kernel: true, swap: true, ephemeral: true },
+            image_ref: value(server.image_id),
+            image_name: value(server.image_name),
+            vm_state: vm_state.map(Into::into),
+            task_state: value(server.task_state).or(task_state.map(Into::into)),
+            ..Row::default()
+        };
+        source.push_server(row, Some(status));
+    }
+    if source.lacks_images() && is_of_images {
+        bail!("is a list of images: give it to --images");
+    }
+    if source.lacks_images() {
         bail!("no row has an \"Image ID\": list the servers with --long");
     }
-    if source.instances.len() == PAGE_LIMIT {
-        source.warnings.push(Warning::new(
-            "list_of_1000",
-            "has exactly 1000 servers: older clients stop there; if there are more, list them with --limit -1",
-        ));
-    }
     Ok(source)
-}
-
-impl ListRow for Listed {
-    fn add_to(self, source: &mut Source) -> Result<(), String> {
-        if self.id.is_empty() {
-            return Err("\"ID\": is empty".into());
-        }
-        // Python's None, which some versions print as it is.
-        let or_none = |field: Option<Box<str>>| text(field).filter(|it| &**it != "None");
-        let status = self.status.as_deref().unwrap_or_default();
-        let lacks = Lacks { image: self.image_id.is_lacking(), kernel: true, swap: true, ephemeral: true };
-        let image_ref = or_none(self.image_id.value()).filter(|id| &**id != BOOTED_FROM_VOLUME);
-        // The client writes what it knows of a server in a cell that is down as if that had started from a volume.
-        if status == "UNKNOWN" && image_ref.is_none() {
-            source
-                .incomplete
-                .push(format!("{}: its cell did not answer (status UNKNOWN, no image)", self.id));
-        }
-        let (vm_state, task_state_of_status) = states(status);
-        source.instances.push(Instance::new(&Row {
-            uuid: Some(self.id),
-            host: or_none(self.host),
-            image_ref,
-            vm_state: vm_state.map(Into::into),
-            task_state: or_none(self.task_state).or(task_state_of_status.map(Into::into)),
-            lacks,
-            ..Row::default()
-        }));
-        Ok(())
-    }
 }
 
 /// The `vm_state` and `task_state` behind the API's status, as far as a verdict depends on them.
@@ -100,7 +86,7 @@ mod tests {
     use super::*;
 
     fn row(columns: &str) -> Row {
-        parse(format!("[{{\"ID\": \"a\", {columns}}}]").as_bytes()).unwrap().instances[0].row()
+        parse(format!("[{{\"ID\": \"a\", {columns}}}]").as_bytes()).unwrap().rows[0].clone()
     }
 
     #[test]
@@ -112,6 +98,7 @@ mod tests {
             uuid: Some("a".into()),
             host: Some("h".into()),
             image_ref: Some("i".into()),
+            image_name: Some("x".into()),
             lacks: Lacks { image: false, kernel: true, swap: true, ephemeral: true },
             ..Row::default()
         };
@@ -120,8 +107,9 @@ mod tests {
 
     #[test]
     fn a_server_without_an_image_has_none() {
-        for image in ["\"N/A (booted from volume)\"", "\"\"", "null", "\"None\""] {
-            assert_eq!(row(&format!("\"Image ID\": {image}")).image_ref, None, "{image}");
+        for image in ["\"N/A (booted from volume)\"", "\"\"", "\"None\""] {
+            let row = row(&format!("\"Image ID\": {image}, \"Image Name\": {image}"));
+            assert_eq!((row.image_ref, row.image_name, row.lacks.image), (None, None, false), "{image}");
         }
     }
 
@@ -145,28 +133,32 @@ mod tests {
 
     #[test]
     fn exactly_1000_rows_are_doubtful() {
-        for (count, warnings) in [(999, 0), (1000, 1), (1001, 0)] {
+        for (count, is_doubtful) in [(999, false), (1000, true), (1001, false)] {
             let rows: Vec<_> =
                 (0..count).map(|id| format!("{{\"ID\": \"{id}\", \"Image ID\": \"i\"}}")).collect();
             let source = parse(format!("[{}]", rows.join(",")).as_bytes()).unwrap();
-            assert_eq!(source.warnings.len(), warnings, "{count}");
+            assert_eq!(source.is_at_client_limit, is_doubtful, "{count}");
         }
     }
 
     #[test]
     fn a_server_of_a_cell_that_is_down_makes_the_inventory_incomplete() {
-        for (image, incomplete) in [("\"\"", 1), ("\"N/A (booted from volume)\"", 1), ("\"i\"", 0)] {
+        for (image, incomplete) in
+            [("null", 1), ("\"\"", 1), ("\"N/A (booted from volume)\"", 1), ("\"i\"", 0)]
+        {
             let text = format!("[{{\"ID\": \"a\", \"Status\": \"UNKNOWN\", \"Image ID\": {image}}}]");
             assert_eq!(parse(text.as_bytes()).unwrap().incomplete.len(), incomplete, "{image}");
         }
     }
 
     #[test]
-    fn errors_name_row_and_field() {
+    fn errors_name_row_and_field_and_what_to_use_instead() {
         for (text, expected) in [
             (r#"[{"Name": "x"}]"#, "row 1: missing field `ID`"),
             (r#"[{"ID": ""}]"#, "row 1: \"ID\": is empty"),
-            (r#"[{"ID": "a", "Name": "x", "Image": "cirros"}]"#, "with --long"),
+            (r#"[{"ID": "a", "Name": "x", "Image": "cirros"}]"#, "list the servers with --long"),
+            (r#"[{"ID": "a", "Name": "x", "Status": "ACTIVE"}]"#, "list the servers with --long"),
+            (r#"[{"ID": "a", "Name": "x", "Status": "active"}]"#, "is a list of images: give it to --images"),
             (r#"[{"ID": "a", "Image ID": "i"}, {"ID": "b", "Host": 3}]"#, "row 2: \"Host\": invalid type"),
         ] {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());

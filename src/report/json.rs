@@ -9,26 +9,25 @@ use std::os::unix::ffi::OsStrExt as _;
 use serde::ser::SerializeSeq as _;
 use serde::{Serialize, Serializer};
 
-use super::{FnameReport, PassReport, Pruned, ScanReport, Total};
+use super::{ImageFile, PassReport, ScanReport, Total};
 use crate::cache_name::{CacheName, Kind};
+use crate::catalog::Catalog;
 use crate::evidence::CacheFile;
-use crate::removal::Outcome;
-use crate::verdict::{Code, Judged, Reason, Verdict};
+use crate::filesystem::Space;
+use crate::goal::Goal;
+use crate::layout::Layout;
+use crate::outcome::Outcome;
+use crate::schema::SCHEMA_VERSION;
+use crate::time::Timestamp;
+use crate::verdict::{self, Code, Judged, Reason, Verdict};
 use crate::warning::Warning;
 
-/// The version of the format; it changes when a field is removed or means something else.
-pub const SCHEMA_VERSION: u32 = 1;
-
 /// Writes what `fname` found.
-///
-/// # Errors
-/// Those of the output.
-pub fn fname(output: &mut dyn Write, report: &FnameReport) -> io::Result<()> {
+pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
     #[derive(Serialize)]
-    struct Object<F: Fn() -> I, I: Iterator<Item = File>> {
+    struct Object {
         schema_version: u32,
-        #[serde(serialize_with = "each")]
-        files: F,
+        files: Vec<File>,
     }
     #[derive(Serialize)]
     struct File {
@@ -37,31 +36,56 @@ pub fn fname(output: &mut dyn Write, report: &FnameReport) -> io::Result<()> {
         path: Option<String>,
         exists: Option<bool>,
     }
-    let files = || {
-        report.files.iter().map(|file| File {
-            image_id: file.image_id.clone(),
-            file_name: file.file_name.clone(),
-            path: file.place.as_ref().map(|(path, _)| lossy(path)),
-            exists: file.place.as_ref().and_then(|(_, exists)| *exists),
-        })
-    };
-    write(output, &Object { schema_version: SCHEMA_VERSION, files })
+    let files = files.iter().map(|file| File {
+        image_id: file.image_id.clone(),
+        file_name: file.file_name.clone(),
+        path: file.place.as_ref().map(|(path, _)| lossy(path)),
+        exists: file.place.as_ref().and_then(|(_, exists)| *exists),
+    });
+    write(output, &Object { schema_version: SCHEMA_VERSION, files: files.collect() })
+}
+
+/// What all objects but that of `fname` begin with.
+#[derive(Serialize)]
+struct Head<'a> {
+    schema_version: u32,
+    command: &'static str,
+    version: &'static str,
+    generated_at: Option<String>,
+    instances_path: String,
+    cache_dir: String,
+    filesystem: Option<Space>,
+    warnings: &'a [Warning],
+}
+
+impl<'a> Head<'a> {
+    fn new(
+        command: &'static str,
+        generated_at: Timestamp,
+        (layout, filesystem): (&Layout, Option<Space>),
+        warnings: &'a [Warning],
+    ) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            command,
+            version: env!("CARGO_PKG_VERSION"),
+            generated_at: generated_at.rfc3339(),
+            instances_path: lossy(&layout.instances_path),
+            cache_dir: lossy(layout.cache_dir()),
+            filesystem,
+            warnings,
+        }
+    }
 }
 
 /// Writes what `scan` found.
-///
-/// # Errors
-/// Those of the output.
 pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>) -> io::Result<()> {
     #[derive(Serialize)]
     struct Object<'a, F: Fn() -> I, I: Iterator<Item = File<'a>>> {
-        schema_version: u32,
-        command: &'static str,
-        instances_path: String,
-        cache_dir: String,
+        #[serde(flatten)]
+        head: Head<'a>,
         #[serde(serialize_with = "each")]
         files: F,
-        warnings: &'a [Warning],
         summary: Summary,
     }
     #[derive(Serialize)]
@@ -71,116 +95,190 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>) -> io::Result<()> {
         by_kind: BTreeMap<Kind, Total>,
     }
     let by_kind = report.by_kind();
+    let place = (report.layout, report.space);
     let object = Object {
-        schema_version: SCHEMA_VERSION,
-        command: "scan",
-        instances_path: lossy(&report.layout.instances_path),
-        cache_dir: lossy(report.layout.cache_dir()),
+        head: Head::new("scan", report.generated_at, place, report.warnings),
         files: || {
             report.files.iter().map(|(name, file)| {
-                let age = file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(report.now).as_secs());
-                File::new(name, file, file.kind(name), age)
+                let age =
+                    file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(report.generated_at).as_secs());
+                File::new((name, file), file.kind(name), age, report.catalog)
             })
         },
-        warnings: report.warnings,
         summary: Summary { total: sum(&by_kind), by_kind },
     };
     write(output, &object)
 }
 
 /// Writes what `explain` or `prune` found.
-///
-/// # Errors
-/// Those of the output.
 pub fn pass(output: &mut dyn Write, report: &PassReport<'_>) -> io::Result<()> {
     #[derive(Serialize)]
     struct Object<'a, F: Fn() -> I, I: Iterator<Item = JudgedFile<'a>>> {
-        schema_version: u32,
-        command: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        dry_run: Option<bool>,
-        instances_path: String,
-        cache_dir: String,
-        host: &'a str,
-        inventory: Option<Sources<'a>>,
+        #[serde(flatten)]
+        head: Head<'a>,
+        #[serde(flatten)]
+        pruned: Option<PrunedHead>,
         complete: bool,
+        policy: Policy<'a>,
+        inventory: Option<Sources<'a>>,
         #[serde(serialize_with = "each")]
         files: F,
         missing: Vec<Missing<'a>>,
-        unlisted_directories: Vec<String>,
+        unlisted_directories: Vec<Directory>,
         unreadable: Vec<Unreadable<'a>>,
-        warnings: &'a [Warning],
         summary: Summary,
     }
-    #[derive(Serialize)]
-    struct Sources<'a> {
-        sources: &'a [String],
-        instances: usize,
-        counted: usize,
-    }
-    #[derive(Serialize)]
-    struct Missing<'a> {
-        name: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        name_bytes: Option<String>,
-        #[serde(serialize_with = "reasons")]
-        reasons: &'a [Reason<'a>],
-    }
-    #[derive(Serialize)]
-    struct Unreadable<'a> {
-        path: String,
-        error: &'a str,
-    }
-    #[derive(Serialize)]
-    struct Summary {
-        #[serde(flatten)]
-        total: Total,
-        by_verdict: BTreeMap<Verdict, Total>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        by_outcome: Option<BTreeMap<Outcome, Total>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        touched: Option<usize>,
-    }
-    let by_verdict = report.by_verdict();
     let object = Object {
-        schema_version: SCHEMA_VERSION,
-        command: report.command,
-        dry_run: report.pruned.as_ref().map(|it| it.dry_run),
-        instances_path: lossy(&report.layout.instances_path),
-        cache_dir: lossy(report.layout.cache_dir()),
-        host: report.host,
+        head: Head::new(report.command, report.generated_at, (report.layout, report.space), report.warnings),
+        pruned: report.pruned.as_ref().map(|it| PrunedHead { dry_run: it.dry_run, goal: it.goal }),
+        complete: report.is_complete,
+        policy: Policy::new(report),
         inventory: report.inventory.map(|inventory| Sources {
             sources: &inventory.sources,
             instances: inventory.instances.len(),
             counted: report.judgement.counted,
         }),
-        complete: report.judgement.complete,
-        files: || report.files.iter().map(|file| JudgedFile::new(file, report.pruned.as_ref())),
-        missing: report
-            .missing
-            .iter()
-            .map(|it| Missing {
-                name: lossy(&it.name),
-                name_bytes: name_bytes(&it.name),
-                reasons: &it.reasons,
-            })
-            .collect(),
-        unlisted_directories: report.judgement.unlisted_directories.iter().map(lossy).collect(),
-        unreadable: report
-            .judgement
-            .unreadable
-            .iter()
-            .map(|it| Unreadable { path: lossy(&it.path), error: &it.error })
-            .collect(),
-        warnings: report.warnings,
-        summary: Summary {
-            total: sum(&by_verdict),
-            by_verdict,
-            by_outcome: report.by_outcome(),
-            touched: report.pruned.as_ref().map(|it| it.touched),
-        },
+        files: || report.files.iter().map(|file| JudgedFile::new(file, report)),
+        missing: report.missing.iter().map(|it| Missing::new(it, report.catalog)).collect(),
+        unlisted_directories: report.judgement.unlisted_directories.iter().map(Directory::new).collect(),
+        unreadable: report.judgement.unreadable.iter().map(Unreadable::new).collect(),
+        summary: Summary::new(report),
     };
     write(output, &object)
+}
+
+#[derive(Serialize)]
+struct PrunedHead {
+    dry_run: bool,
+    goal: Option<Goal>,
+}
+
+#[derive(Serialize)]
+struct Policy<'a> {
+    host: &'a str,
+    original_minimum_age_seconds: u64,
+    resized_minimum_age_seconds: u64,
+    ignore_unlisted: bool,
+    partials: bool,
+    as_of: Option<String>,
+}
+
+impl<'a> Policy<'a> {
+    fn new(report: &'a PassReport<'_>) -> Self {
+        let policy = report.policy;
+        Self {
+            host: &policy.host,
+            original_minimum_age_seconds: policy.original_minimum_age.as_secs(),
+            resized_minimum_age_seconds: policy.resized_minimum_age.as_secs(),
+            ignore_unlisted: policy.ignore_unlisted,
+            partials: policy.partials,
+            as_of: report.as_of.and_then(Timestamp::rfc3339),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Sources<'a> {
+    sources: &'a [String],
+    instances: usize,
+    counted: usize,
+}
+
+#[derive(Serialize)]
+struct Missing<'a> {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_bytes: Option<String>,
+    #[serde(serialize_with = "reasons")]
+    reasons: &'a [Reason<'a>],
+    image: Option<Image<'a>>,
+    downloadable: Option<bool>,
+}
+
+impl<'a> Missing<'a> {
+    fn new(missing: &'a verdict::Missing<'a>, catalog: &'a Catalog<'a>) -> Self {
+        Self {
+            name: lossy(&missing.name),
+            name_bytes: name_bytes(&missing.name),
+            reasons: &missing.reasons,
+            image: Image::of(&missing.name, catalog),
+            downloadable: catalog.downloadable(&missing.name, CacheName::parse(&missing.name).kind()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Directory {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name_bytes: Option<String>,
+    disk_bytes: u64,
+    mtime: Option<String>,
+    keeps: Vec<String>,
+}
+
+impl Directory {
+    fn new(directory: &verdict::UnlistedDirectory<'_>) -> Self {
+        Self {
+            name: lossy(directory.name),
+            name_bytes: name_bytes(directory.name),
+            disk_bytes: directory.disk_bytes,
+            mtime: directory.mtime.and_then(Timestamp::rfc3339),
+            keeps: directory.keeps.iter().map(lossy).collect(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Unreadable<'a> {
+    path: String,
+    error: &'a str,
+    blocks: bool,
+}
+
+impl<'a> Unreadable<'a> {
+    fn new(unreadable: &'a verdict::Unreadable) -> Self {
+        Self { path: lossy(&unreadable.path), error: &unreadable.error, blocks: unreadable.blocks }
+    }
+}
+
+#[derive(Serialize)]
+struct Summary {
+    #[serde(flatten)]
+    total: Total,
+    by_verdict: BTreeMap<Verdict, Total>,
+    not_downloadable: Total,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_outcome: Option<BTreeMap<Outcome, Total>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    touched: Option<usize>,
+}
+
+impl Summary {
+    fn new(report: &PassReport<'_>) -> Self {
+        let by_verdict = report.by_verdict();
+        Self {
+            total: sum(&by_verdict),
+            by_verdict,
+            not_downloadable: report.not_downloadable(),
+            by_outcome: report.by_outcome(),
+            touched: report.pruned.as_ref().map(|it| it.touched),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Image<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    status: Option<&'a str>,
+}
+
+impl<'a> Image<'a> {
+    fn of(name: &OsStr, catalog: &'a Catalog<'a>) -> Option<Self> {
+        let image = catalog.image(name)?;
+        Some(Self { id: &image.id, name: image.name.as_deref(), status: image.status.as_deref() })
+    }
 }
 
 #[derive(Serialize)]
@@ -195,11 +293,19 @@ struct File<'a> {
     mtime: Option<String>,
     age_seconds: Option<u64>,
     fingerprint: Option<&'a str>,
+    image: Option<Image<'a>>,
+    downloadable: Option<bool>,
 }
 
 impl<'a> File<'a> {
-    fn new(name: &'a OsStr, file: &CacheFile, kind: Kind, age_seconds: Option<u64>) -> Self {
+    fn new(
+        (name, file): (&'a OsStr, &CacheFile),
+        kind: Kind,
+        age_seconds: Option<u64>,
+        catalog: &'a Catalog<'a>,
+    ) -> Self {
         let stat = file.stat.as_ref().ok();
+        let is_other = kind == Kind::Other;
         Self {
             name: lossy(name),
             name_bytes: name_bytes(name),
@@ -209,7 +315,9 @@ impl<'a> File<'a> {
             disk_bytes: stat.map(|it| it.disk_bytes),
             mtime: stat.and_then(|it| it.mtime.rfc3339()),
             age_seconds,
-            fingerprint: if kind == Kind::Other { None } else { CacheName::parse(name).fingerprint() },
+            fingerprint: if is_other { None } else { CacheName::parse(name).fingerprint() },
+            image: if is_other { None } else { Image::of(name, catalog) },
+            downloadable: catalog.downloadable(name, kind),
         }
     }
 }
@@ -222,22 +330,27 @@ struct JudgedFile<'a> {
     verdict: Verdict,
     #[serde(serialize_with = "reasons")]
     reasons: &'a [Reason<'a>],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    outcome: Option<Outcome>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Option<&'a str>>,
+    #[serde(flatten)]
+    pruned: Option<PrunedFile<'a>>,
+}
+
+#[derive(Serialize)]
+struct PrunedFile<'a> {
+    outcome: Outcome,
+    error: Option<&'a str>,
 }
 
 impl<'a> JudgedFile<'a> {
-    fn new(judged: &'a Judged<'a>, pruned: Option<&Pruned<'a>>) -> Self {
-        let done = pruned.and_then(|it| it.done.get(judged.name));
+    fn new(judged: &'a Judged<'a>, report: &'a PassReport<'a>) -> Self {
+        let age = judged.age.map(|it| it.as_secs());
         Self {
-            file: File::new(judged.name, judged.file, judged.kind, judged.age.map(|it| it.as_secs())),
+            file: File::new((judged.name, judged.file), judged.kind, age, report.catalog),
             minimum_age_seconds: judged.minimum_age.map(|it| it.as_secs()),
             verdict: judged.verdict,
             reasons: &judged.reasons,
-            outcome: done.map(|it| it.outcome),
-            error: done.map(|it| it.error.as_deref()),
+            pruned: report
+                .done(judged)
+                .map(|it| PrunedFile { outcome: it.outcome, error: it.error.as_deref() }),
         }
     }
 }
@@ -277,10 +390,7 @@ fn write(output: &mut dyn Write, object: &impl Serialize) -> io::Result<()> {
 }
 
 fn sum<K>(totals: &BTreeMap<K, Total>) -> Total {
-    totals.values().fold(Total::default(), |sum, it| Total {
-        files: sum.files + it.files,
-        disk_bytes: sum.disk_bytes + it.disk_bytes,
-    })
+    totals.values().fold(Total::default(), |sum, it| sum.plus(*it))
 }
 
 fn lossy(name: impl AsRef<OsStr>) -> String {
@@ -292,7 +402,7 @@ fn name_bytes(name: &OsStr) -> Option<String> {
     name.to_str().is_none().then(|| {
         name.as_bytes().iter().fold(String::new(), |mut hex, byte| {
             // Writing to a String cannot fail.
-            let _infallible = write!(hex, "{byte:02x}");
+            write!(hex, "{byte:02x}").ok();
             hex
         })
     })

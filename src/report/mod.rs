@@ -1,6 +1,7 @@
 //! The same values, printed twice: [`table`] for people, [`json`] for programs.
 
 pub mod json;
+mod size;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -13,95 +14,101 @@ use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
 
 use crate::cache_name::Kind;
-use crate::cli::Format;
-use crate::evidence::{CacheFile, Layout};
+use crate::catalog::Catalog;
+use crate::cli::{Format, Global};
+use crate::evidence::CacheFile;
 use crate::exit::OutputFailed;
+use crate::filesystem::Space;
+use crate::goal::Goal;
 use crate::inventory::Inventory;
-use crate::removal::{Done, Outcome};
+use crate::layout::Layout;
+use crate::outcome::{Done, Outcome, Outcomes};
 use crate::time::Timestamp;
-use crate::verdict::{Judged, Judgement, Missing, Verdict};
-use crate::warning::Warning;
-
-/// What `fname` prints.
-#[derive(Debug)]
-pub struct FnameReport {
-    /// In the order asked.
-    pub files: Vec<ImageFile>,
-}
+use crate::verdict::{Judged, Judgement, Missing, Policy, Verdict};
+use crate::warning::{Level, Warning};
 
 /// An image and the name of its cache file.
-#[derive(Debug)]
 pub struct ImageFile {
-    /// The image's id.
     pub image_id: String,
-    /// The name that its cache file has.
     pub file_name: String,
     /// Where that file is or would be, and whether it is there; where an instances path was named.
     pub place: Option<(PathBuf, Option<bool>)>,
 }
 
 /// What `scan` prints.
-#[derive(Debug)]
 pub struct ScanReport<'a> {
-    /// Where.
+    pub generated_at: Timestamp,
     pub layout: &'a Layout,
-    /// All that is in the cache, by name.
+    pub space: Option<Space>,
+    /// By name.
     pub files: Vec<(&'a OsStr, &'a CacheFile)>,
-    /// When.
-    pub now: Timestamp,
-    /// What the operator should know.
+    pub catalog: &'a Catalog<'a>,
     pub warnings: &'a [Warning],
 }
 
 /// What `explain` and `prune` print.
-#[derive(Debug)]
 pub struct PassReport<'a> {
-    /// The subcommand.
     pub command: &'static str,
-    /// Where.
+    pub generated_at: Timestamp,
     pub layout: &'a Layout,
-    /// This host.
-    pub host: &'a str,
-    /// The sources of the instances, if there was any.
+    pub space: Option<Space>,
+    pub policy: &'a Policy,
+    pub as_of: Option<Timestamp>,
     pub inventory: Option<&'a Inventory>,
-    /// Everything that was judged.
     pub judgement: &'a Judgement<'a>,
-    /// The files to show.
+    pub is_complete: bool,
+    /// Those to show.
     pub files: Vec<&'a Judged<'a>>,
-    /// The missing files to show.
     pub missing: Vec<&'a Missing<'a>>,
-    /// What became of the files; only of a prune.
+    pub catalog: &'a Catalog<'a>,
+    /// Only of a prune.
     pub pruned: Option<Pruned<'a>>,
-    /// What the operator should know.
     pub warnings: &'a [Warning],
-    /// Whether the files were asked for by name, so that their whole story is wanted.
+    /// Whether the files were asked for by name, so that everything about them is wanted.
     pub in_full: bool,
+    pub verbose: bool,
 }
 
 /// What a prune did.
-#[derive(Debug)]
 pub struct Pruned<'a> {
-    /// Nothing was changed.
     pub dry_run: bool,
-    /// One for each file shown.
-    pub done: &'a BTreeMap<&'a OsStr, Done>,
+    pub done: &'a Outcomes<'a>,
     /// How many files in use had their mtime set to now.
     pub touched: usize,
+    pub goal: Option<Goal>,
+    pub is_interrupted: bool,
+    pub second_look_is_incomplete: bool,
+}
+
+impl Pruned<'_> {
+    /// Whether all was done that was asked for.
+    pub fn is_done(&self) -> bool {
+        !self.is_interrupted
+            && self.goal.is_none_or(|it| it.short_bytes() == 0)
+            && !self.done.values().any(|it| it.outcome == Outcome::Failed)
+    }
+
+    fn outcome(&self, name: &OsStr) -> Outcome {
+        self.done.get(name).map_or(Outcome::Kept, |it| it.outcome)
+    }
 }
 
 /// A number of files and what they take on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Total {
-    /// How many.
     pub files: usize,
-    /// What they take, in bytes.
     pub disk_bytes: u64,
 }
 
 impl Total {
-    fn add(&mut self, file: &CacheFile) {
-        self.files += 1;
-        self.disk_bytes += file.stat.as_ref().map_or(0, |stat| stat.disk_bytes);
+    fn of<'a>(files: impl IntoIterator<Item = &'a CacheFile>) -> Self {
+        files
+            .into_iter()
+            .fold(Self::default(), |sum, file| sum.plus(Self { files: 1, disk_bytes: file.disk_bytes() }))
+    }
+
+    const fn plus(self, other: Self) -> Self {
+        Self { files: self.files + other.files, disk_bytes: self.disk_bytes + other.disk_bytes }
     }
 
     /// The totals per key, every key of `all` among them.
@@ -111,7 +118,8 @@ impl Total {
     ) -> BTreeMap<K, Self> {
         let mut totals: BTreeMap<K, Self> = all.iter().map(|key| (*key, Self::default())).collect();
         for (key, file) in files {
-            totals.entry(key).or_default().add(file);
+            let total = totals.entry(key).or_default();
+            *total = total.plus(Self::of([file]));
         }
         totals
     }
@@ -129,12 +137,26 @@ impl PassReport<'_> {
     }
 
     fn by_outcome(&self) -> Option<BTreeMap<Outcome, Total>> {
-        self.pruned.as_ref().map(|pruned| {
-            let outcome =
-                |it: &&Judged<'_>| pruned.done.get(it.name).map_or(Outcome::Kept, |done| done.outcome);
-            Total::by(&Outcome::ALL, self.files.iter().map(|it| (outcome(it), it.file)))
-        })
+        let pruned = self.pruned.as_ref()?;
+        Some(Total::by(&Outcome::ALL, self.files.iter().map(|it| (pruned.outcome(it.name), it.file))))
     }
+
+    fn done(&self, file: &Judged<'_>) -> Option<&Done> {
+        self.pruned.as_ref().and_then(|it| it.done.get(file.name))
+    }
+
+    fn downloadable(&self, file: &Judged<'_>) -> Option<bool> {
+        self.catalog.downloadable(file.name, file.kind)
+    }
+
+    fn not_downloadable(&self) -> Total {
+        Total::of(self.files.iter().filter(|it| self.downloadable(it) == Some(false)).map(|it| it.file))
+    }
+}
+
+/// The filesystem that holds the cache, or would.
+pub fn space_of(layout: &Layout) -> Option<Space> {
+    Space::of(&layout.cache_dir()).or_else(|_| Space::of(&layout.instances_path)).ok()
 }
 
 /// Prints to stdout; a closed pipe ends that quietly.
@@ -172,18 +194,20 @@ pub fn print(
 
 /// Prints a message to stderr, on one line.
 pub fn print_message(text: &str) {
-    // There is nobody left to tell where stderr cannot be written.
-    let _unheard = writeln!(io::stderr(), "nova-imagecache: {}", one_line(text));
+    // Where stderr cannot be written there is nobody to tell.
+    writeln!(io::stderr(), "nova-imagecache: {}", one_line(text)).ok();
 }
 
-/// Prints warnings and notes to stderr.
-pub fn print_warnings(warnings: &[Warning], quiet: bool) {
-    if !quiet {
-        warnings.iter().for_each(|it| print_message(&format!("warning: {}", it.text)));
+/// Prints warnings to stderr, and notes where they are wanted.
+pub fn print_warnings(warnings: &[Warning], global: &Global) {
+    let is_wanted = |it: &&Warning| it.level() == Level::Warning || global.verbose;
+    if !global.quiet {
+        let print = |it: &Warning| print_message(&format!("{}: {it}", it.level().as_str()));
+        warnings.iter().filter(is_wanted).for_each(print);
     }
 }
 
-/// A name from disk as a terminal can bear it: what does not print, and the backslash, are escaped.
+/// A name from disk that cannot steer a terminal: what does not print, and the backslash, are escaped.
 pub fn printable(name: &OsStr) -> String {
     use std::os::unix::ffi::OsStrExt as _;
 

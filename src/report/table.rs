@@ -2,24 +2,30 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write};
 
 use anstyle::{AnsiColor, Style};
-use bytesize::ByteSize;
 use textwrap::WordSplitter;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{FnameReport, PassReport, ScanReport, Total, one_line, printable};
+use super::size::size_text;
+use super::{ImageFile, PassReport, ScanReport, Total, one_line, printable};
+use crate::catalog::Catalog;
 use crate::evidence::CacheFile;
-use crate::removal::{Done, Outcome};
+use crate::filesystem::Space;
+use crate::outcome::{Done, Outcome};
 use crate::time::ForPeople;
-use crate::verdict::{Code, Judged, Reason, Verdict};
+use crate::verdict::{Code, Judged, Reason, UnlistedDirectory, Verdict};
+use crate::warning::count;
 
 /// From this width on the reasons stand beside the files; below it, under them.
 const WIDE: usize = 130;
-/// How wide the column of names gets: the longest name that nova gives fits, a resized copy's broken conversion. What
+/// How wide the column of names gets: the longest name that nova gives fits, a resized copy's interrupted conversion. What
 /// is longer stands out, rather than pushing everything else aside.
 const WIDEST_NAME: usize = 64;
+/// The room that a reason needs beside everything else.
+const NARROWEST_REASON: usize = 40;
 /// How many names of a list that is not the subject are shown.
 const SHOWN: usize = 12;
 
@@ -31,60 +37,138 @@ pub fn terminal_width() -> Option<usize> {
 }
 
 /// Writes the names that `fname` found, one a line.
-///
-/// # Errors
-/// Those of the output.
-pub fn fname(output: &mut dyn Write, report: &FnameReport) -> io::Result<()> {
-    report.files.iter().try_for_each(|file| writeln!(output, "{}", file.file_name))
+pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
+    files.iter().try_for_each(|file| writeln!(output, "{}", file.file_name))
 }
 
 /// Writes what `scan` found.
-///
-/// # Errors
-/// Those of the output.
 pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize>) -> io::Result<()> {
     let mut files: Vec<_> = report.files.iter().collect();
-    files.sort_by_key(|(name, file)| (Reverse(disk_bytes(file)), *name));
+    files.sort_by_key(|(name, file)| (Reverse(file.disk_bytes()), *name));
+    let names: Vec<String> = files.iter().map(|(name, _)| printable(name)).collect();
+    let images: Vec<String> = files.iter().map(|(name, _)| image_name(report.catalog, name)).collect();
+    let column = column_width(&names);
+    // 32: the columns before the name.
+    let shows_images = images.iter().any(|it| !it.is_empty())
+        && width.is_none_or(|width| 32 + column + 2 + column_width(&images) <= width);
     if !files.is_empty() {
-        header(output, &format!("{:9}  {:>10}  {:>8}  FILE", "KIND", "DISK", "AGE"))?;
+        let image =
+            if shows_images { format!("{:pad$}  IMAGE", "", pad = column - 4) } else { String::new() };
+        header(output, &format!("{:9}  {:>9}  {:>8}  FILE{image}", "KIND", "DISK", "AGE"))?;
     }
-    for (name, file) in files {
-        let age = file.stat.as_ref().ok().map(|stat| ForPeople(stat.mtime.age_at(report.now)));
+    for (((name, file), text), image) in files.iter().zip(&names).zip(&images) {
+        let age = file.stat.as_ref().ok().map(|stat| ForPeople(stat.mtime.age_at(report.generated_at)));
         write!(
             output,
-            "{:9}  {:>10}  {:>8}  ",
+            "{:9}  {:>9}  {:>8}  ",
             file.kind(name).as_str(),
             size(file),
             age.map_or("?".into(), |it| it.to_string()),
         )?;
-        last_column(output, &printable(name), 33, width)?;
+        let padding = column.saturating_sub(text.width());
+        match shows_images && !image.is_empty() {
+            true => writeln!(output, "{text}{:padding$}  {image}", "")?,
+            false => last_column(output, text, 32, width)?,
+        }
     }
     let by_kind = report.by_kind();
-    totals(output, width, by_kind.into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total)))
+    totals(output, width, by_kind.into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total)))?;
+    space_line(output, report.space, "")
 }
 
 /// Writes what `explain` or `prune` found.
-///
-/// # Errors
-/// Those of the output.
 pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize>) -> io::Result<()> {
     let mut files = report.files.clone();
-    files.sort_by_key(|it| (rank(it.verdict), Reverse(disk_bytes(it.file)), it.name));
+    files.sort_by_key(|it| (rank(it.verdict), Reverse(it.file.disk_bytes()), it.name));
+    let is_prune = report.pruned.is_some();
     if report.in_full {
         for file in &files {
             story(output, report, file, width)?;
         }
     } else {
+        let is_shown = |it: &&Judged<'_>| {
+            report.verbose
+                || report.pruned.as_ref().is_none_or(|pruned| pruned.outcome(it.name) != Outcome::Kept)
+        };
+        files.retain(is_shown);
         rows(output, report, &files, width)?;
     }
-    for missing in &report.missing {
+    if !is_prune || report.verbose {
+        missing(output, report, width)?;
+        if !report.in_full && !is_prune {
+            unlisted_directories(output, report, width)?;
+        }
+        list(
+            output,
+            "could not be read",
+            report.judgement.unreadable.iter().map(|it| {
+                let so = if it.blocks { "" } else { ", which does not matter for the verdicts" };
+                format!("{} ({}{so})", printable(it.path.as_os_str()), one_line(&it.error))
+            }),
+            width,
+        )?;
+    }
+    match report.by_outcome() {
+        Some(by_outcome) => totals(
+            output,
+            width,
+            by_outcome.into_iter().map(|(outcome, total)| (outcome.as_str(), outcome_style(outcome), total)),
+        )?,
+        None => totals(
+            output,
+            width,
+            report.by_verdict().into_iter().map(|(verdict, total)| (verdict.as_str(), style(verdict), total)),
+        )?,
+    }
+    let lost = report.not_downloadable();
+    if lost.files > 0 {
         writeln!(
             output,
-            "{}missing{:#}  {}",
-            style(Verdict::Unknown),
-            style(Verdict::Unknown),
-            printable(&missing.name)
+            "cannot be downloaded again: {} ({})",
+            count(lost.files, "file"),
+            size_text(lost.disk_bytes)
         )?;
+    }
+    space_line(output, report.space, &freed(report))
+}
+
+/// What a prune freed, and whether that was enough.
+fn freed(report: &PassReport<'_>) -> String {
+    let Some(pruned) = &report.pruned else { return String::new() };
+    let (outcome, verb) =
+        if pruned.dry_run { (Outcome::WouldRemove, "would free") } else { (Outcome::Removed, "freed") };
+    let files = report.files.iter().filter(|it| pruned.outcome(it.name) == outcome);
+    let bytes = files.map(|it| it.file.frees_bytes()).sum();
+    let goal = pruned.goal.map(|goal| {
+        let so = if goal.short_bytes() == 0 { "reached" } else { "missed" };
+        format!(" (goal {}: {so})", size_text(goal.wanted_bytes))
+    });
+    format!("{verb} {}{}; ", size_text(bytes), goal.unwrap_or_default())
+}
+
+fn space_line(output: &mut dyn Write, space: Option<Space>, before: &str) -> io::Result<()> {
+    match space {
+        Some(space) => writeln!(
+            output,
+            "{before}{} of {} free on the filesystem of the cache",
+            size_text(space.available_bytes),
+            size_text(space.size_bytes)
+        ),
+        None if before.is_empty() => Ok(()),
+        None => writeln!(output, "{}", before.trim_end_matches("; ")),
+    }
+}
+
+fn missing(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize>) -> io::Result<()> {
+    let style = style(Verdict::Unknown);
+    for missing in &report.missing {
+        write!(output, "{style}missing{style:#}  {}", printable(&missing.name))?;
+        let image = image_name(report.catalog, &missing.name);
+        if image.is_empty() || width.is_some_and(|width| 9 + missing.name.len() + 3 + image.width() > width) {
+            writeln!(output)?;
+        } else {
+            writeln!(output, " ({image})")?;
+        }
         for reason in &missing.reasons {
             if report.in_full {
                 full_reason(output, reason, width)?;
@@ -93,33 +177,29 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
             }
         }
     }
-    if !report.in_full {
-        let directories = &report.judgement.unlisted_directories;
-        let what = if directories.len() == 1 { "directory" } else { "directories" };
-        list(output, &format!("{what} of no instance"), directories.iter().map(|it| printable(it)), width)?;
-    }
-    list(
-        output,
-        "that could not be read",
-        report
-            .judgement
-            .unreadable
-            .iter()
-            .map(|it| format!("{} ({})", printable(it.path.as_os_str()), one_line(&it.error))),
-        width,
-    )?;
-    match report.by_outcome() {
-        Some(by_outcome) => totals(
-            output,
-            width,
-            by_outcome.into_iter().map(|(outcome, total)| (outcome.as_str(), outcome_style(outcome), total)),
-        ),
-        None => totals(
-            output,
-            width,
-            report.by_verdict().into_iter().map(|(verdict, total)| (verdict.as_str(), style(verdict), total)),
-        ),
-    }
+    Ok(())
+}
+
+fn unlisted_directories(
+    output: &mut dyn Write,
+    report: &PassReport<'_>,
+    width: Option<usize>,
+) -> io::Result<()> {
+    let directories = &report.judgement.unlisted_directories;
+    let text = |it: &UnlistedDirectory<'_>| {
+        let age =
+            it.mtime.map(|mtime| format!(", changed {} ago", ForPeople(mtime.age_at(report.generated_at))));
+        let keeps: Vec<String> = it.keeps.iter().map(|it| printable(it)).collect();
+        let keeps = match keeps.len() {
+            0 => String::new(),
+            1..=2 => format!(", keeps {}", keeps.join(" and ")),
+            number => format!(", keeps {number} files"),
+        };
+        let age = age.unwrap_or_default();
+        format!("{}: {} in disks{age}{keeps}", printable(it.name), size_text(it.disk_bytes))
+    };
+    let what = if directories.len() == 1 { "directory" } else { "directories" };
+    list(output, &format!("{what} of no instance in the inventory"), directories.iter().map(text), width)
 }
 
 /// A line or two for each file.
@@ -134,52 +214,53 @@ fn rows(
     }
     let first = if report.pruned.is_some() { "OUTCOME" } else { "VERDICT" };
     let names: Vec<String> = files.iter().map(|it| printable(it.name)).collect();
-    let column =
-        names.iter().map(|it| it.width()).filter(|width| *width <= WIDEST_NAME).max().unwrap_or(0).max(4);
-    let indent = 36 + column + 2;
+    let images: Vec<String> = files.iter().map(|it| image_name(report.catalog, it.name)).collect();
+    let column = column_width(&names);
+    let mut indent = 35 + column + 2;
     // Beside the files, where there is room for a sentence.
-    let beside = width.is_none_or(|width| width >= WIDE && width >= indent + 40);
+    let has_room =
+        |indent: usize| width.is_none_or(|width| width >= WIDE && width >= indent + NARROWEST_REASON);
+    let beside = has_room(indent);
+    let image_column = column_width(&images);
+    let shows_images = images.iter().any(|it| !it.is_empty()) && has_room(indent + image_column + 2);
     if beside {
-        header(output, &format!("{first:12}  {:>10}  {:>8}  {:column$}  WHY", "DISK", "AGE", "FILE"))?;
+        let image = if shows_images { format!("{:image_column$}  ", "IMAGE") } else { String::new() };
+        indent += if shows_images { image_column + 2 } else { 0 };
+        header(output, &format!("{first:12}  {:>9}  {:>8}  {:column$}  {image}WHY", "DISK", "AGE", "FILE"))?;
     } else {
-        header(output, &format!("{first:12}  {:>10}  FILE", "DISK"))?;
+        header(output, &format!("{first:12}  {:>9}  FILE", "DISK"))?;
     }
-    for (file, name) in files.iter().zip(names) {
-        let done = done(report, file);
+    for ((file, name), image) in files.iter().zip(names).zip(images) {
+        let done = report.done(file);
         let (word, style) = match done {
             Some(done) => (done.outcome.as_str(), outcome_style(done.outcome)),
             None => (file.verdict.as_str(), style(file.verdict)),
         };
-        write!(output, "{style}{word:12}{style:#}  {:>10}  ", size(file.file))?;
+        write!(output, "{style}{word:12}{style:#}  {:>9}  ", size(file.file))?;
         let age = file.age.map_or("?".into(), |it| ForPeople(it).to_string());
-        let why = why(file, done);
+        let why = why(report, file, done);
         if beside {
-            write!(output, "{age:>8}  {name}")?;
+            write!(output, "{age:>8}  {name}{:pad$}  ", "", pad = column.saturating_sub(name.width()))?;
+            if shows_images {
+                write!(output, "{image}{:pad$}  ", "", pad = image_column.saturating_sub(image.width()))?;
+            }
             match width {
                 Some(width) => {
-                    let lines = wrap(&why, width - indent);
-                    match column.checked_sub(name.width()) {
-                        Some(padding) => write!(output, "{:padding$}  ", "")?,
-                        None => write!(output, "\n{:indent$}", "")?,
+                    if name.width() > column {
+                        write!(output, "\n{:indent$}", "")?;
                     }
-                    writeln!(output, "{}", lines.join(&format!("\n{:indent$}", "")))?;
+                    writeln!(output, "{}", wrap(&why, width - indent).join(&format!("\n{:indent$}", "")))?;
                 }
-                None => {
-                    writeln!(
-                        output,
-                        "{:padding$}  {why}",
-                        "",
-                        padding = column.saturating_sub(name.width())
-                    )?;
-                }
+                None => writeln!(output, "{why}")?,
             }
         } else {
-            last_column(output, &name, 26, width)?;
+            last_column(output, &name, 25, width)?;
             // Where it matters the sentence has the age.
             let has_age = file.reasons.iter().any(|it| it.code == Code::Unused)
                 || file.verdict == Verdict::Ignored
                 || done.is_some_and(|it| it.error.is_some());
-            let why = if has_age { why } else { format!("{age} old; {why}") };
+            let image = if image.is_empty() { image } else { format!("{image}: ") };
+            let why = if has_age { format!("{image}{why}") } else { format!("{image}{age} old; {why}") };
             wrapped(output, &why, 4, width)?;
         }
     }
@@ -197,17 +278,25 @@ fn story(
     writeln!(output, "{bold}{}{bold:#}", printable(file.name))?;
     let style = style(file.verdict);
     writeln!(output, "  verdict       {style}{}{style:#}", file.verdict.as_str())?;
-    if let Some(done) = done(report, file) {
-        writeln!(output, "  outcome       {}", done.outcome.as_str())?;
-    }
     writeln!(output, "  path          {}", printable(file.file.path.as_os_str()))?;
     writeln!(output, "  kind          {}", file.kind.as_str())?;
+    if let Some(image) = report.catalog.image(file.name) {
+        let name = image.name.as_ref().map(|it| format!(" ({})", one_line(it))).unwrap_or_default();
+        writeln!(output, "  image         {}{name}", one_line(&image.id))?;
+    }
+    if let Some(downloadable) = report.downloadable(file) {
+        writeln!(
+            output,
+            "  download      {}",
+            if downloadable { "possible again" } else { "not possible again" }
+        )?;
+    }
     if let Ok(stat) = &file.file.stat {
         writeln!(output, "  size          {} ({} on disk)", size_text(stat.size_bytes), size(file.file))?;
         writeln!(
             output,
             "  mtime         {}",
-            stat.mtime.rfc3339().unwrap_or_else(|| "beyond any calendar".into())
+            stat.mtime.rfc3339().unwrap_or_else(|| "out of range".into())
         )?;
     }
     if let Some(age) = file.age {
@@ -235,19 +324,29 @@ fn full_reason(output: &mut dyn Write, reason: &Reason<'_>, width: Option<usize>
         .try_for_each(|(what, item)| writeln!(output, "      {what:8}  {item}"))
 }
 
-fn why(file: &Judged<'_>, done: Option<&Done>) -> String {
+fn why(report: &PassReport<'_>, file: &Judged<'_>, done: Option<&Done>) -> String {
+    let lost = if report.downloadable(file) == Some(false) { "; cannot be downloaded again" } else { "" };
     if let Some(error) = done.and_then(|it| it.error.as_deref()) {
-        return one_line(error);
+        return format!("{}{lost}", one_line(error));
     }
     // An outcome does not tell the verdict, but for a file that is removable.
-    let verdict = (done.is_some() && file.verdict != Verdict::Removable).then(|| file.verdict.as_str());
+    let verdict = match done {
+        Some(_) if file.verdict != Verdict::Removable => format!("{}: ", file.verdict.as_str()),
+        _ => String::new(),
+    };
     let reasons: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
-    let reasons = reasons.join("; ");
-    verdict.map_or(reasons.clone(), |verdict| format!("{verdict}: {reasons}"))
+    format!("{verdict}{}{lost}", reasons.join("; "))
 }
 
-fn done<'a>(report: &'a PassReport<'_>, file: &Judged<'_>) -> Option<&'a Done> {
-    report.pruned.as_ref().and_then(|it| it.done.get(file.name))
+/// The name of a file's image, empty where none is known.
+fn image_name(catalog: &Catalog<'_>, name: &OsStr) -> String {
+    catalog.image(name).and_then(|it| it.name.as_deref()).map(one_line).unwrap_or_default()
+}
+
+/// The width of the widest name of ordinary length.
+fn column_width(names: &[String]) -> usize {
+    let widths = names.iter().map(|it| it.width()).filter(|width| *width <= WIDEST_NAME);
+    widths.max().unwrap_or(0).max(5)
 }
 
 /// What can be won comes first.
@@ -274,9 +373,9 @@ fn style(verdict: Verdict) -> Style {
 fn outcome_style(outcome: Outcome) -> Style {
     match outcome {
         Outcome::Removed | Outcome::WouldRemove => AnsiColor::Yellow.on_default().bold(),
-        Outcome::Kept => AnsiColor::Green.on_default(),
-        Outcome::Locked | Outcome::Open => AnsiColor::Cyan.on_default(),
-        Outcome::Changed | Outcome::Failed => AnsiColor::Red.on_default().bold(),
+        Outcome::Kept | Outcome::Spared => AnsiColor::Green.on_default(),
+        Outcome::Locked | Outcome::Open | Outcome::Changed => AnsiColor::Cyan.on_default(),
+        Outcome::Failed | Outcome::NotReached => AnsiColor::Red.on_default().bold(),
     }
 }
 
@@ -287,20 +386,6 @@ fn header(output: &mut dyn Write, text: &str) -> io::Result<()> {
 
 fn size(file: &CacheFile) -> String {
     file.stat.as_ref().map_or("?".into(), |stat| size_text(stat.disk_bytes))
-}
-
-/// In GiB, so that a column of sizes can be compared at a glance; what is less than a tenth of one, in smaller units.
-fn size_text(bytes: u64) -> String {
-    const GIBIBYTE: u64 = 1 << 30;
-    if bytes >= GIBIBYTE / 10 {
-        format!("{:.1} GiB", bytes as f64 / GIBIBYTE as f64)
-    } else {
-        ByteSize(bytes).display().to_string()
-    }
-}
-
-fn disk_bytes(file: &CacheFile) -> u64 {
-    file.stat.as_ref().map_or(0, |stat| stat.disk_bytes)
 }
 
 /// A text on lines of its own, indented.
@@ -359,12 +444,8 @@ fn totals<'a>(
     parts: impl Iterator<Item = (&'a str, Style, Total)>,
 ) -> io::Result<()> {
     let parts: Vec<_> = parts.filter(|(.., total)| total.files > 0).collect();
-    let sum = parts.iter().fold(Total::default(), |sum, (.., total)| Total {
-        files: sum.files + total.files,
-        disk_bytes: sum.disk_bytes + total.disk_bytes,
-    });
-    let files = if sum.files == 1 { "file" } else { "files" };
-    let text = format!("total {} {files} ({})", sum.files, size_text(sum.disk_bytes));
+    let sum = parts.iter().fold(Total::default(), |sum, (.., total)| sum.plus(*total));
+    let text = format!("total {} ({})", count(sum.files, "file"), size_text(sum.disk_bytes));
     write!(output, "{text}")?;
     let mut column = text.len();
     for (word, style, total) in parts {

@@ -1,8 +1,11 @@
 //! The policy in tables, on facts that no filesystem has seen.
 
+use std::collections::BTreeSet;
+
 use super::*;
-use crate::evidence::{Cache, Identity, Layout, Problem, Stat};
-use crate::inventory::Row;
+use crate::evidence::{Cache, Directory, Stat, Target};
+use crate::inventory::{Row, Source};
+use crate::layout::Layout;
 
 pub(crate) const A: &str = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"; // SHA-1 of "a"
 const B: &str = "e9d71f5ee7c92d6dc9e92ffdad17b8bd49418f98"; // SHA-1 of "b"
@@ -11,61 +14,74 @@ pub(crate) const NOW: Timestamp = Timestamp::from_unix(1_000_000, 0);
 
 /// A cache with a file of each name and age in seconds, and nothing else.
 pub(crate) fn evidence(files: &[(&str, i64)]) -> Evidence {
-    let file = |age: i64| {
-        let stat = Stat {
-            identity: Identity { dev: 1, ino: 1 },
+    let file = |ino: usize, age: i64| CacheFile {
+        path: PathBuf::new(),
+        stat: Ok(Stat {
+            identity: Identity { dev: 1, ino: ino as u64 },
             size_bytes: 1,
             disk_bytes: 512,
             mtime: Timestamp::from_unix(1_000_000 - age, 0),
-        };
-        CacheFile {
-            path: PathBuf::new(),
-            stat: Ok(stat),
-            is_file: true,
-            references: Vec::new(),
-            problem: None,
-        }
+            links: 1,
+        }),
+        link: None,
+        is_file: true,
+        is_open_in_qemu: false,
+        references: Vec::new(),
+        problem: None,
     };
-    let files = files.iter().map(|(name, age)| (OsString::from(name), file(*age))).collect();
+    let files = files.iter().enumerate().map(|(ino, (name, age))| (OsString::from(name), file(ino, *age)));
     Evidence {
         layout: Layout { instances_path: "/i".into(), subdirectory_name: "_base".into() },
-        cache: Some(Cache { identity: Identity { dev: 1, ino: 2 }, files }),
+        cache: Some(Cache { identity: Identity { dev: 1, ino: 99 }, files: files.collect() }),
         directories: BTreeMap::new(),
-        links: BTreeMap::new(),
-        domain_disks: Vec::new(),
+        references: BTreeMap::new(),
         compute_nodes: Ok(BTreeSet::from(["here".into(), "there".into()])),
         cache_is_shared_apart: false,
-        restless: None,
+        never_settled: None,
         rounds: 1,
     }
 }
 
 pub(crate) fn disk(path: &str, names: &[&str]) -> Disk {
-    Disk { path: path.into(), references: names.iter().map(Into::into).collect(), problem: None }
+    Disk {
+        path: path.into(),
+        identity: Some(Identity { dev: 2, ino: 1 }),
+        disk_bytes: 0,
+        references: names.iter().map(Into::into).collect(),
+        problem: None,
+        is_raw: false,
+    }
 }
 
 fn broken(path: &str) -> Disk {
-    let problem = Some(Problem { text: "broken".into(), is_missing: false });
-    Disk { problem, ..disk(path, &[]) }
+    Disk { problem: Some("broken".into()), ..disk(path, &[]) }
+}
+
+/// What a name leads to.
+fn leads(evidence: &mut Evidence, disk: Disk) {
+    evidence.references.insert(disk.path.clone(), Target::Disk(disk));
 }
 
 pub(crate) fn add(evidence: &mut Evidence, directory: &str, disks: Vec<Disk>) {
-    let mut added = Directory::default();
-    added.disks = disks;
-    evidence.directories.insert(directory.into(), added);
+    evidence.directories.insert(directory.into(), Directory { disks, ..Directory::default() });
 }
 
 pub(crate) fn inventory(rows: &[Row]) -> Inventory {
-    let source = crate::inventory::Source {
-        instances: rows.iter().map(Instance::new).collect(),
-        ..Default::default()
-    };
-    Inventory::merge(vec![("test".into(), source)])
+    Inventory::merge(vec![("test".into(), Source { rows: rows.to_vec(), ..Source::default() })])
+}
+
+pub(crate) fn judge<'a>(
+    evidence: &'a Evidence,
+    inventory: Option<&'a Inventory>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Judgement<'a> {
+    super::judge(evidence, inventory, (policy, &Selection::default()), now)
 }
 
 pub(crate) fn row(uuid: &str, host: &str, image: &str) -> Row {
     let text = |it: &str| Some(it).filter(|it| !it.is_empty()).map(Into::into);
-    Row { uuid: text(uuid), host: text(host), image_ref: text(image), ..Row::default() }
+    Row { uuid: text(&uuid.to_lowercase()), host: text(host), image_ref: text(image), ..Row::default() }
 }
 
 pub(crate) fn policy() -> Policy {
@@ -142,7 +158,7 @@ fn an_info_file_shares_the_fate_of_its_file() {
     add(&mut used, "u", vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])]);
     assert_eq!(
         verdicts(&used, None, &policy()),
-        [format!("{name}: in_use BackingFileUnlisted"), format!("{info}: in_use Sidecar")]
+        [format!("{name}: in_use BackingFile"), format!("{info}: in_use Sidecar")]
     );
 }
 
@@ -178,12 +194,7 @@ fn instances_count_by_host_directory_and_state() {
 fn where_sources_contradict_both_images_are_kept() {
     let evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
     let rows = [row("u", "elsewhere", "a"), row("u", "here", "b")];
-    let sources = rows.map(|row| {
-        (
-            "test".to_owned(),
-            crate::inventory::Source { instances: vec![Instance::new(&row)], ..Default::default() },
-        )
-    });
+    let sources = rows.map(|row| ("test".to_owned(), Source { rows: vec![row], ..Source::default() }));
     let merged = Inventory::merge(sources.into());
     assert_eq!(
         verdicts(&evidence, Some(&merged), &policy()),
@@ -239,17 +250,12 @@ fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
 
 #[test]
 fn directories_are_listed_by_name_uuid_and_resize() {
-    let resizing = |state: &str| Row { task_state: Some(state.into()), ..row("u", "here", "") };
-    let resized = Row { vm_state: Some("resized".into()), ..row("u", "here", "") };
     let named = Row { name: Some("instance-1".into()), ..row("u", "here", "") };
     for (directory, row, is_listed) in [
         ("u", row("u", "here", ""), true),
         ("u", row("U", "here", ""), true),
         ("instance-1", named, true),
-        ("u_resize", row("u", "here", ""), false),
-        ("u_resize", resizing("resize_migrated"), true),
-        ("u_resize", resizing("powering-off"), false),
-        ("u_resize", resized, true),
+        ("u_resize", row("u", "here", ""), true),
         ("u_del", row("u", "here", ""), false),
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR)]);
@@ -273,13 +279,13 @@ fn the_cache_of_another_host_is_never_left_out() {
     add(&mut evidence, "_base_10.0.0.1", vec![disk("/i/_base_10.0.0.1/x", &[A])]);
     let ignoring = Policy { ignore_unlisted: true, ..policy() };
     assert_eq!(verdict_of(&evidence, &[], &ignoring), format!("{A}: in_use BackingFile"));
-    assert_eq!(judge(&evidence, None, &ignoring, NOW).unlisted_directories, Vec::<&OsStr>::new());
+    assert_eq!(judge(&evidence, None, &ignoring, NOW).unlisted_directories, []);
 }
 
 #[test]
 fn one_thing_that_cannot_be_read_makes_nothing_removable() {
     type Change = fn(&mut Evidence);
-    let cases: [(&str, bool, Change); 11] = [
+    let cases: [(&str, bool, Change); 12] = [
         ("nothing wrong", true, |_| {}),
         ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
         ("a directory", false, |it| {
@@ -292,24 +298,25 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         }),
         ("a link of a chain elsewhere", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
-            it.links.insert("/x/y".into(), broken("/x/y"));
+            leads(it, broken("/x/y"));
         }),
         ("a link of a chain that nothing reaches", true, |it| {
-            it.links.insert("/x/y".into(), broken("/x/y"));
+            leads(it, broken("/x/y"));
         }),
         ("a file of a cache that has moved", true, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
-            it.links.insert("/x/_base/y".into(), broken("/x/_base/y"));
-        }),
-        ("a domain's disk elsewhere", false, |it| {
-            it.domain_disks.push("/x/y".into());
-            it.links.insert("/x/y".into(), broken("/x/y"));
+            leads(it, broken("/x/_base/y"));
         }),
         ("a file of the cache", true, |it| {
             let cache = it.cache.as_mut().unwrap();
             cache.files.get_mut(OsStr::new(A)).unwrap().problem = Some("QED".into());
         }),
-        ("a listing that never came to rest", false, |it| it.restless = Some("restless".into())),
+        ("a raw disk", true, |it| add(it, "u", vec![Disk { is_raw: true, ..broken("/i/u/disk") }])),
+        ("a backing file elsewhere that is missing", false, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
+            it.references.insert("/x/y".into(), Target::Missing { link: None });
+        }),
+        ("a listing that never settled", false, |it| it.never_settled = Some("moving".into())),
         ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
     ];
     for (what, complete, change) in cases {
@@ -318,7 +325,7 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         let expected = if complete { "removable" } else { "unknown" };
         assert_eq!(verdict_of(&evidence, &[], &policy()), format!("{A}: {expected} Unused"), "{what}");
         let judgement = judge(&evidence, None, &policy(), NOW);
-        assert_eq!(judgement.complete, complete, "{what}");
+        assert_eq!(judgement.is_complete(), complete, "{what}");
         assert_eq!(judgement.unreadable.iter().any(|it| it.blocks), !complete, "{what}");
     }
     let incomplete = Inventory { incomplete: vec!["a cell is down".into()], ..Inventory::default() };
@@ -330,9 +337,9 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
 fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
     let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
     add(&mut evidence, "u", vec![disk("/i/u/disk", &["/x/one"])]);
-    evidence.links.insert("/x/one".into(), disk("/x/one", &["/x/two"]));
+    leads(&mut evidence, disk("/x/one", &["/x/two"]));
     // A cycle ends where it began.
-    evidence.links.insert("/x/two".into(), disk("/x/two", &["/x/one", &format!("/y/{A}")]));
+    leads(&mut evidence, disk("/x/two", &["/x/one", &format!("/y/{A}")]));
     let files = &mut evidence.cache.as_mut().unwrap().files;
     files.get_mut(OsStr::new(A)).unwrap().references = vec![format!("/i/_base/{B}").into()];
     let inventory = inventory(&[row("u", "here", "")]);
@@ -383,6 +390,131 @@ fn what_local_instances_and_disks_need_and_is_not_there_is_missing() {
             ("swap_5", Code::SwapInUse),
         ]
     );
+}
+
+#[test]
+fn a_file_is_in_use_by_every_name_that_leads_to_it() {
+    let identity = Identity { dev: 1, ino: 0 };
+    let same = |path: &str| Disk { identity: Some(identity), ..disk(path, &[]) };
+    type Change = fn(&mut Evidence, Disk);
+    let cases: [(&str, &str, Change); 4] = [
+        ("nothing", "removable Unused", |_, _| {}),
+        ("a disk that is the file", "in_use SameFile", |it, same| add(it, "u", vec![same])),
+        ("a backing name that leads to it", "in_use SameFile", |it, same| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/alias"])]);
+            leads(it, Disk { path: "/x/alias".into(), ..same });
+        }),
+        ("a backing name that is a link to its name", "in_use BackingFileUnlisted", |it, _| {
+            add(it, "u", vec![disk("/i/u/disk", &["/i/alias"])]);
+            let link = Some(format!("/i/_base/{A}").into());
+            it.references.insert("/i/alias".into(), Target::Missing { link });
+        }),
+    ];
+    for (what, expected, change) in cases {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        change(&mut evidence, same("/i/u/disk"));
+        assert_eq!(verdict_of(&evidence, &[], &policy()), format!("{A}: {expected}"), "{what}");
+    }
+}
+
+#[test]
+fn what_is_in_use_by_one_name_in_the_cache_is_in_use_by_all() {
+    let mut evidence = evidence(&[(A, 99 * HOUR), ("swap_5", 99 * HOUR)]);
+    let files = &mut evidence.cache.as_mut().unwrap().files;
+    let target = files[OsStr::new("swap_5")].stat.clone();
+    files.get_mut(OsStr::new(A)).unwrap().stat = target;
+    let rows = [row("u", "here", "a")];
+    assert_eq!(
+        verdicts(&evidence, Some(&inventory(&rows)), &policy()),
+        [format!("{A}: in_use ImageInUse"), "swap_5: in_use SameFile".into()]
+    );
+}
+
+#[test]
+fn a_disk_of_a_domain_that_is_missing_blocks_unless_it_is_known_to_be_gone() {
+    for (what, path, is_volume, directories, complete) in [
+        ("elsewhere", "/x/disk", false, &["u"][..], false),
+        ("a volume elsewhere", "/x/disk", true, &["u"], true),
+        ("in a directory that was listed", "/i/u/disk", false, &["u"], true),
+        ("in a directory that is not there", "/i/u/disk", false, &["v"], false),
+        ("read in the directory of a resize", "/i/u/disk", false, &["u_resize"], true),
+        ("another name in the directory of a resize", "/i/u/disk.swap", false, &["u_resize"], false),
+        ("in the cache", "/i/_base/x", false, &[], true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        for directory in directories {
+            add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
+        }
+        evidence.references.insert(path.into(), Target::Missing { link: None });
+        let domain_disks =
+            vec![crate::inventory::DomainDisk { path: path.into(), is_volume, domain: "d".into() }];
+        let inventory = Inventory { domain_disks, ..Inventory::default() };
+        let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+        assert_eq!(judgement.is_complete(), complete, "{what}");
+        assert!(judgement.unreadable.iter().any(|it| it.path == Path::new(path)), "{what}");
+    }
+}
+
+#[test]
+fn an_image_that_only_libvirt_names_is_missing_only_without_a_disk_on_the_cache() {
+    let libvirt = Row { is_from_libvirt: true, ..row("u", "here", "a") };
+    for (what, rows, backing, expected) in [
+        ("a disk on a cache file", vec![libvirt.clone()], B, 0),
+        ("a disk on another file", vec![libvirt.clone()], "other", 1),
+        ("the inventory names it, too", vec![libvirt, row("u", "here", "a")], B, 1),
+    ] {
+        let mut evidence = evidence(&[(B, 0)]);
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[&format!("/x/{backing}")])]);
+        let inventory = inventory(&rows);
+        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).missing.len(), expected, "{what}");
+    }
+}
+
+#[test]
+fn hosts_are_the_same_up_to_the_first_dot_in_any_case() {
+    for (a, b, expected) in [
+        ("here", "here", true),
+        ("here", "HERE.example.test", true),
+        ("here.a", "here.b", true),
+        ("here", "there", false),
+        ("here", "here2", false),
+    ] {
+        assert_eq!(is_same_host(a, b), expected, "{a} {b}");
+    }
+}
+
+#[test]
+fn what_is_asked_to_be_kept_and_what_qemu_has_open_is_in_use() {
+    let mut evidence = evidence(&[(A, 99 * HOUR), ("swap_5", 99 * HOUR), ("swap_6", 99 * HOUR)]);
+    let files = &mut evidence.cache.as_mut().unwrap().files;
+    files.get_mut(OsStr::new("swap_6")).unwrap().is_open_in_qemu = true;
+    let known = crate::selection::Known { names: BTreeSet::from([OsStr::new(A)]), ..Default::default() };
+    let (keep, _) = Selection::resolve(&["a".into()], &known).unwrap();
+    let judgement = super::judge(&evidence, None, (&policy(), &keep), NOW);
+    let codes: Vec<_> = judgement.files.iter().map(|it| (it.verdict, it.reasons[0].code)).collect();
+    let in_use = Verdict::InUse;
+    assert_eq!(
+        codes,
+        [(in_use, Code::KeptOnRequest), (Verdict::Removable, Code::Unused), (in_use, Code::OpenInQemu)]
+    );
+}
+
+#[test]
+fn an_unlisted_directory_has_its_size_and_what_it_keeps() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    let orphan = Disk { disk_bytes: 7, ..disk("/i/u_del/disk", &[&format!("/i/_base/{A}")]) };
+    add(&mut evidence, "u_del", vec![orphan]);
+    add(&mut evidence, "lost+found", vec![]);
+    let empty = Inventory::default();
+    let judgement = judge(&evidence, Some(&empty), &policy(), NOW);
+    let expected = UnlistedDirectory {
+        name: OsStr::new("u_del"),
+        disk_bytes: 7,
+        mtime: None,
+        keeps: BTreeSet::from([OsStr::new(A)]),
+    };
+    assert_eq!(judgement.unlisted_directories, [expected]);
+    assert_eq!(judge(&evidence, None, &policy(), NOW).unlisted_directories, []);
 }
 
 #[test]

@@ -7,8 +7,9 @@
 
 use std::path::Path;
 
-use nova_imagecache::evidence::{Layout, parse_compute_nodes};
-use nova_imagecache::inventory::{self, Inventory, Source};
+use nova_imagecache::evidence::parse_compute_nodes;
+use nova_imagecache::inventory::{self, Inventory};
+use nova_imagecache::layout::Layout;
 use nova_imagecache::plan::Plan;
 use nova_imagecache::{backing_name, nova_conf, qcow2};
 
@@ -94,11 +95,10 @@ pub fn json_inventory(text: &[u8]) {
 
 /// A domain has disks that can be named; document types are refused.
 pub fn domain_xml(text: &[u8]) {
-    let mut source = Source::default();
-    match inventory::parse_domain(text, "host", &mut source) {
-        Ok(is_domain) => {
-            assert!(is_domain || source == Source::default());
-            assert!(source.disks.iter().all(|it| !it.as_os_str().is_empty()));
+    match inventory::parse_domain(text, "host") {
+        Ok(source) => {
+            let disks = source.into_iter().flat_map(|it| it.domain_disks);
+            assert!(disks.into_iter().all(|it| !it.path.as_os_str().is_empty()));
         }
         Err(error) => short(&error),
     }
@@ -108,9 +108,9 @@ pub fn domain_xml(text: &[u8]) {
 pub fn config(text: &[u8]) {
     let Ok(text) = str::from_utf8(text) else { return };
     let file = |name: &str| (name.to_owned(), text.to_owned());
-    match nova_conf::parse(&[file("a")]) {
+    match nova_conf::parse(&[file("a")], &[], "machine") {
         Ok(once) => {
-            let twice = nova_conf::parse(&[file("a"), file("b")]).unwrap();
+            let twice = nova_conf::parse(&[file("a"), file("b")], &[], "machine").unwrap();
             assert_eq!(format!("{once:?}"), format!("{twice:?}"));
         }
         Err(error) => short(&error),

@@ -1,0 +1,247 @@
+//! What `explain` and `prune` do the same way: settings, gather, judge, report.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::mem::ManuallyDrop;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+
+use anyhow::Result;
+
+use crate::catalog::Catalog;
+use crate::cli::{Global, Judging, Listing};
+use crate::evidence::{Evidence, Gathering};
+use crate::exit::Exit;
+use crate::filesystem::Space;
+use crate::guard::{self, Asked, Case};
+use crate::images::{self, Images};
+use crate::inventory::{self, Inventory, Texts};
+use crate::layout::Layout;
+use crate::progress::Progress;
+use crate::report::{self, PassReport, Pruned, json, table};
+use crate::selection::{Known, Selection};
+use crate::settings;
+use crate::time::{AsOf, Timestamp};
+use crate::verdict::{self, Judgement, Policy};
+use crate::warning::Warning;
+
+/// A run of `explain` or `prune`.
+pub struct Pass<'a> {
+    pub global: &'a Global,
+    judging: &'a Judging,
+    as_of: Option<AsOf>,
+    pub asked: Asked,
+    pub layout: Layout,
+    pub policy: Policy,
+    images: Option<Images>,
+    /// Read but not parsed.
+    texts: Mutex<Option<Texts>>,
+    inventory: OnceLock<Inventory>,
+    has_source: bool,
+    pub progress: Progress,
+    warnings: Vec<Warning>,
+}
+
+/// What a pass found, with what `--keep` and the operands mean.
+pub struct Found<'e> {
+    pub evidence: &'e Evidence,
+    pub judgement: Judgement<'e>,
+    pub catalog: Catalog<'e>,
+    pub warnings: Vec<Warning>,
+    /// `--as-of`.
+    as_of: Option<Timestamp>,
+}
+
+impl<'a> Pass<'a> {
+    /// Reads all input but the instances path.
+    pub fn prepare(
+        global: &'a Global,
+        (judging, listing): (&'a Judging, &Listing),
+        as_of: Option<AsOf>,
+        asked: Asked,
+    ) -> Result<Self> {
+        let has_inventory = !judging.inventory.is_empty();
+        let has_libvirt = !judging.libvirt.is_empty();
+        let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
+        guard::check_usage(asked)?;
+        inventory::check_stdin(&judging.inventory, &listing.images)?;
+        let conf = settings::nova_conf(global, Some(judging))?;
+        let has_source = has_inventory || has_libvirt;
+        let texts = has_source.then(|| inventory::read(&judging.inventory, &judging.libvirt)).transpose()?;
+        let images = images::load(&listing.images)?;
+        let mut warnings: Vec<Warning> = images.iter().flat_map(|it| it.warnings.clone()).collect();
+        warnings.extend((!conf.remove_unused_base_images).then_some(Warning::RemoveUnusedBaseImages));
+        Ok(Self {
+            global,
+            judging,
+            as_of,
+            asked,
+            layout: settings::layout(global, &conf)?,
+            policy: settings::policy(judging, &conf)?,
+            images,
+            texts: Mutex::new(texts),
+            inventory: OnceLock::new(),
+            has_source,
+            progress: Progress::default(),
+            warnings,
+        })
+    }
+
+    pub fn inventory(&self) -> Option<&Inventory> {
+        self.inventory.get()
+    }
+
+    /// Gathers all evidence; the inventory is parsed beside that, the first time.
+    ///
+    /// Files of these names are set aside by this run.
+    pub fn gather(&self, set_aside: &BTreeSet<OsString>) -> Result<ManuallyDrop<Evidence>> {
+        let gathering = Gathering { layout: &self.layout, set_aside, progress: &self.progress };
+        let evidence = self.progress.shown(self.global.quiet, || {
+            thread::scope(|scope| {
+                let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
+                gathering.gather(|| {
+                    match parser {
+                        Ok(parser) => {
+                            parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                        }
+                        Err(_) => self.parse_inventory()?,
+                    }
+                    Ok(self.domain_disks())
+                })
+            })
+        })?;
+        self.print_statistics(&evidence);
+        // Not dropped: freeing it costs 5% of a pass and the process exits next.
+        Ok(ManuallyDrop::new(evidence))
+    }
+
+    fn parse_inventory(&self) -> Result<()> {
+        // Poisoned only by a panic, which ends the run.
+        let texts = self.texts.lock().ok().and_then(|mut it| it.take());
+        if let Some(texts) = texts {
+            self.inventory.set(texts.parse(&self.policy.host)?).ok();
+        }
+        Ok(())
+    }
+
+    fn domain_disks(&self) -> Vec<PathBuf> {
+        self.inventory().into_iter().flat_map(|it| &it.domain_disks).map(|it| it.path.clone()).collect()
+    }
+
+    /// Judges the evidence as of `now`, or of `--as-of`.
+    pub fn judge<'e>(&'e self, evidence: &'e Evidence) -> Result<Found<'e>> {
+        let now = Timestamp::now();
+        let as_of = self.as_of.map(|it| it.resolve(now));
+        let catalog = Catalog::new(self.images.as_ref(), self.inventory());
+        let known = Known {
+            cache_dir: self.layout.cache_dir(),
+            names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
+            fingerprints: if self.judging.keep.is_empty() { BTreeSet::new() } else { catalog.fingerprints() },
+        };
+        let (keep, unknown) = Selection::resolve(&self.judging.keep, &known)?;
+        let judgement =
+            verdict::judge(evidence, self.inventory(), (&self.policy, &keep), as_of.unwrap_or(now));
+        let mut warnings = self.case(evidence, &judgement).warnings();
+        warnings.extend(self.warnings.iter().cloned());
+        warnings.extend(unknown.into_iter().map(|name| Warning::KeepUnknown { name }));
+        Ok(Found { evidence, judgement, catalog, warnings, as_of })
+    }
+
+    /// Refuses what looks like a mistake.
+    pub fn check(&self, found: &Found<'_>) -> Result<()> {
+        self.case(found.evidence, &found.judgement).check()
+    }
+
+    fn case<'c>(&'c self, evidence: &'c Evidence, judgement: &'c Judgement<'c>) -> Case<'c> {
+        Case { asked: self.asked, evidence, inventory: self.inventory(), policy: &self.policy, judgement }
+    }
+
+    /// What the operands mean; `None` where there is none. What is known but not in the cache is a note.
+    pub fn select(&self, words: &[OsString], found: &mut Found<'_>) -> Result<Option<Selection>> {
+        if words.is_empty() {
+            return Ok(None);
+        }
+        let files = found.judgement.files.iter().map(|it| it.name);
+        let missing = found.judgement.missing.iter().map(|it| it.name.as_os_str());
+        let known = Known {
+            cache_dir: self.layout.cache_dir(),
+            names: files.chain(missing).collect(),
+            fingerprints: found.catalog.fingerprints(),
+        };
+        let (selection, unknown) = Selection::resolve(words, &known)?;
+        if let [first, ..] = &unknown[..] {
+            anyhow::bail!(
+                "{first}: neither a file of the cache nor the id of a known image: run nova-imagecache scan to see what \
+                 there is"
+            );
+        }
+        for word in words {
+            let (one, _) = Selection::resolve(std::slice::from_ref(word), &known)?;
+            if !found.judgement.files.iter().any(|it| one.contains(it.name)) {
+                found.warnings.push(Warning::NotInCache { name: word.display().to_string() });
+            }
+        }
+        Ok(Some(selection))
+    }
+
+    /// Prints the report of a pass. With `selection` only those files are shown, in full.
+    pub fn report(
+        &self,
+        found: &Found<'_>,
+        selection: Option<&Selection>,
+        pruned: Option<Pruned<'_>>,
+    ) -> Result<Exit> {
+        let is_shown = |name: &OsStr| selection.is_none_or(|it| it.contains(name));
+        let is_complete =
+            found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
+        let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
+        let report = PassReport {
+            command: if pruned.is_some() { "prune" } else { "explain" },
+            generated_at: Timestamp::now(),
+            layout: &self.layout,
+            space: report::space_of(&self.layout),
+            policy: &self.policy,
+            as_of: found.as_of,
+            inventory: self.inventory().filter(|_| self.has_source),
+            judgement: &found.judgement,
+            is_complete,
+            files: found.judgement.files.iter().filter(|it| is_shown(it.name)).collect(),
+            missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
+            catalog: &found.catalog,
+            pruned,
+            warnings: &found.warnings,
+            in_full: selection.is_some(),
+            verbose: self.global.verbose,
+        };
+        report::print_warnings(&found.warnings, self.global);
+        report::print(
+            self.global.format,
+            |output| table::pass(output, &report, table::terminal_width()),
+            |output| json::pass(output, &report),
+        )?;
+        Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
+    }
+
+    pub fn space(&self) -> Option<Space> {
+        report::space_of(&self.layout)
+    }
+
+    fn print_statistics(&self, evidence: &Evidence) {
+        if !self.global.verbose {
+            return;
+        }
+        let disks: usize = evidence.directories.values().map(|it| it.disks.len()).sum();
+        report::print_message(&format!(
+            "read {} cache files, {} directories with {disks} disks, and {} other backing files; {} until two listings \
+             of the instances path agreed",
+            evidence.cache.as_ref().map_or(0, |it| it.files.len()),
+            evidence.directories.len(),
+            evidence.references.len(),
+            crate::warning::count(evidence.rounds, "round"),
+        ));
+        if !self.global.environment.is_empty() {
+            report::print_message(&format!("from the environment: {}", self.global.environment.join(", ")));
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How files that others may have put there are opened: nothing here blocks, and no device but a block device is ever
+//! opened, for to open some devices is to act. One that opens and closes a watchdog resets the machine.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::unix::fs::FileTypeExt as _;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::libc;
+use nix::sys::stat::Mode;
+
+use super::Stat;
+
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
+
+/// A regular file or a block device, open for reading.
+pub struct Opened {
+    pub file: File,
+    pub stat: Stat,
+    pub is_regular: bool,
+}
+
+impl Opened {
+    fn new(file: File) -> io::Result<Option<Self>> {
+        let metadata = file.metadata()?;
+        let is_regular = metadata.is_file();
+        if !is_regular && !metadata.file_type().is_block_device() {
+            return Ok(None);
+        }
+        let mut stat = Stat::from(&metadata);
+        if !is_regular {
+            stat.size_bytes = (&file).seek(SeekFrom::End(0))?;
+        }
+        Ok(Some(Self { file, stat, is_regular }))
+    }
+}
+
+/// Opens what was listed as a regular file, without following a link. `None` where it is none any more.
+pub fn open_regular(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opened>> {
+    match retried(|| openat(at, name, READ | OFlag::O_NOFOLLOW, Mode::empty())) {
+        Ok(file) => Ok(Opened::new(file.into())?.filter(|it| it.is_regular)),
+        // A link, a socket or a device without a driver has taken its place.
+        Err(Errno::ELOOP | Errno::ENXIO | Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Opens whatever a name leads to, links followed, if it is a regular file or a block device: it is examined first,
+/// through a descriptor that opens nothing, and then opened through that, so that it cannot change in between.
+pub fn open_examined(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opened>> {
+    let examined = File::from(retried(|| openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))?);
+    let file_type = examined.metadata()?.file_type();
+    if !file_type.is_file() && !file_type.is_block_device() {
+        return Ok(None);
+    }
+    let through = format!("/proc/self/fd/{}", examined.as_raw_fd());
+    Opened::new(retried(|| nix::fcntl::open(through.as_str(), READ, Mode::empty()))?.into())
+}
+
+/// Reads a small regular file, links followed. `None` where it is no regular file, or larger than `most` bytes.
+pub fn read_small(at: BorrowedFd<'_>, name: &OsStr, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(opened) = open_examined(at, name)?.filter(|it| it.is_regular) else { return Ok(None) };
+    let mut text = Vec::new();
+    opened.file.take(most + 1).read_to_end(&mut text)?;
+    Ok((text.len() as u64 <= most).then_some(text))
+}
+
+/// Whether a QEMU has an image open: whether anybody holds a lock on a byte of it. It proves use, never the lack of it.
+///
+/// # Errors
+/// Where the filesystem cannot answer.
+pub fn is_open_in_qemu(image: impl AsFd) -> io::Result<bool> {
+    let mut lock = libc::flock {
+        // Asking for a read lock would show nothing: QEMU's locks are shared ones.
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        // Must be 0 for open-file-description locks.
+        l_pid: 0,
+    };
+    retried(|| fcntl(&image, FcntlArg::F_OFD_GETLK(&mut lock)))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// An error without the path that fs-err puts before it: the reports have a field for that.
+pub fn cause(error: &io::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(deeper) = source.source() {
+        source = deeper;
+    }
+    source.to_string()
+}
+
+/// Whether a file that was listed is not there any more. On NFS another host may have removed it after it was opened.
+pub fn has_vanished(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESTALE)
+}
+
+pub fn retried<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

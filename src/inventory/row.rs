@@ -1,0 +1,181 @@
+//! What sources say of instances: the types that all parsers share.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::page::Page;
+
+/// One instance as one source describes it; serde reads the tool's own form of it. What the source does not say, or
+/// says with an empty text or a zero, is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Row {
+    pub uuid: Option<Box<str>>,
+    /// nova's own name, `instance-0000000a`; not the display name.
+    pub name: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+    /// The image it was started from; none where it boots from a volume.
+    pub image_ref: Option<Box<str>>,
+    #[serde(skip)]
+    pub image_name: Option<Box<str>>,
+    pub kernel_id: Option<Box<str>>,
+    pub ramdisk_id: Option<Box<str>>,
+    pub vm_state: Option<Box<str>>,
+    pub task_state: Option<Box<str>>,
+    /// The flavor's swap in MiB.
+    pub swap_mb: Option<u64>,
+    /// The flavor's ephemeral disk in GiB.
+    pub ephemeral_gb: Option<u64>,
+    #[serde(skip)]
+    pub lacks: Lacks,
+    #[serde(skip)]
+    pub is_from_libvirt: bool,
+}
+
+impl Row {
+    /// Sources write "none" as an empty text or a zero too, and may write a uuid in capitals.
+    pub(super) fn normalized(mut self) -> Self {
+        let Self {
+            uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
+        } = &mut self;
+        for text in [uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state] {
+            text.take_if(|it| it.is_empty());
+        }
+        for size in [&mut self.swap_mb, &mut self.ephemeral_gb] {
+            size.take_if(|it| *it == 0);
+        }
+        if let Some(uuid) = &mut self.uuid {
+            uuid.make_ascii_lowercase();
+        }
+        self
+    }
+}
+
+/// Which facts the source of a row does not tell, which is other than telling that there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lacks {
+    pub image: bool,
+    /// The kernel or the ramdisk image.
+    pub kernel: bool,
+    pub swap: bool,
+    pub ephemeral: bool,
+}
+
+/// One instance as all sources together describe it. Where they contradict each other every value stands, so that both
+/// uses keep their files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// One for each source, never empty.
+    pub rows: Vec<Row>,
+}
+
+impl Instance {
+    /// How to name it to people and programs: its uuid, or its name where no source knows a uuid.
+    pub fn id(&self) -> &str {
+        self.directory_names().next().unwrap_or_default()
+    }
+
+    /// Every different value that its rows give for a field.
+    pub fn texts<'a>(
+        &'a self,
+        of: impl Fn(&'a Row) -> &'a Option<Box<str>>,
+    ) -> impl Iterator<Item = &'a str> {
+        distinct(self.rows.iter().filter_map(move |row| of(row).as_deref()))
+    }
+
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.host)
+    }
+
+    pub fn image_refs(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.image_ref)
+    }
+
+    pub fn kernel_ids(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.kernel_id)
+    }
+
+    pub fn ramdisk_ids(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.ramdisk_id)
+    }
+
+    pub fn vm_states(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.vm_state)
+    }
+
+    pub fn task_states(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.task_state)
+    }
+
+    /// The names that its directory under the instances path may have.
+    pub fn directory_names(&self) -> impl Iterator<Item = &str> {
+        self.texts(|row| &row.uuid).chain(self.texts(|row| &row.name))
+    }
+
+    pub fn swap_mb(&self) -> impl Iterator<Item = u64> {
+        distinct(self.rows.iter().filter_map(|row| row.swap_mb))
+    }
+
+    pub fn ephemeral_gb(&self) -> impl Iterator<Item = u64> {
+        distinct(self.rows.iter().filter_map(|row| row.ephemeral_gb))
+    }
+
+    /// Whether no row tells that fact.
+    pub(super) fn lacks(&self, fact: impl Fn(&Lacks) -> bool) -> bool {
+        self.rows.iter().all(|row| fact(&row.lacks))
+    }
+}
+
+fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let mut seen: Vec<T> = Vec::new();
+    values.filter(move |value| {
+        let is_new = !seen.contains(value);
+        if is_new {
+            seen.push(*value);
+        }
+        is_new
+    })
+}
+
+/// A file or block device that a `<disk>` of a domain names, wherever it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DomainDisk {
+    pub path: PathBuf,
+    /// Its `<disk>` has a `<serial>`, which nova gives to volumes alone.
+    pub is_volume: bool,
+    /// The domain's uuid, or its name.
+    pub domain: Box<str>,
+}
+
+/// What one source gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    pub rows: Vec<Row>,
+    pub domain_disks: Vec<DomainDisk>,
+    /// Why this is not the whole inventory.
+    pub incomplete: Vec<String>,
+    /// It has as many rows as older clients list at most.
+    pub is_at_client_limit: bool,
+    /// Where the source is a page of the API's.
+    pub page: Option<Page>,
+}
+
+impl Source {
+    /// Adds a server of the API's. Of one in a cell that is down little is known; even that it has no image may be a
+    /// guess.
+    pub(super) fn push_server(&mut self, server: Row, status: Option<&str>) {
+        let server = server.normalized();
+        if status == Some("UNKNOWN") && server.image_ref.is_none() {
+            let id = server.uuid.as_deref().unwrap_or_default();
+            self.incomplete
+                .push(format!("the cell of {id} did not answer (status UNKNOWN, no image): try again later"));
+        }
+        self.rows.push(server);
+    }
+
+    /// Whether this is a list that leaves out the images of all servers.
+    pub(super) fn lacks_images(&self) -> bool {
+        self.incomplete.is_empty() && !self.rows.is_empty() && self.rows.iter().all(|row| row.lacks.image)
+    }
+}

@@ -1,0 +1,111 @@
+//! What a prune is to do with each file, and what it did: values, apart from who acts on them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+use serde::Serialize;
+
+use crate::plan::Plan;
+use crate::selection::Selection;
+use crate::verdict::{Judged, Judgement, Verdict};
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Removed,
+    /// A dry run: it would be tried. In a real prune: it is still to be done.
+    WouldRemove,
+    /// Its verdict keeps it, or it was not asked for.
+    Kept,
+    /// Not needed for the goal of `--until-free`.
+    Spared,
+    /// Somebody else, most likely nova, holds its lock.
+    Locked,
+    /// Another process has it open.
+    Open,
+    /// It is no longer the file that was judged, or something now needs it.
+    Changed,
+    /// It could not be removed, or not be checked.
+    Failed,
+    /// The run was interrupted before.
+    NotReached,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of reports.
+    pub const ALL: [Self; 9] = [
+        Self::Removed,
+        Self::WouldRemove,
+        Self::Kept,
+        Self::Spared,
+        Self::Locked,
+        Self::Open,
+        Self::Changed,
+        Self::Failed,
+        Self::NotReached,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::WouldRemove => "would_remove",
+            Self::Kept => "kept",
+            Self::Spared => "spared",
+            Self::Locked => "locked",
+            Self::Open => "open",
+            Self::Changed => "changed",
+            Self::Failed => "failed",
+            Self::NotReached => "not_reached",
+        }
+    }
+}
+
+/// An outcome, and why where that needs saying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    pub outcome: Outcome,
+    pub error: Option<String>,
+}
+
+impl Done {
+    pub const fn plain(outcome: Outcome) -> Self {
+        Self { outcome, error: None }
+    }
+
+    pub fn because(outcome: Outcome, error: impl Into<String>) -> Self {
+        Self { outcome, error: Some(error.into()) }
+    }
+}
+
+/// The outcome of each file of the cache.
+pub type Outcomes<'a> = BTreeMap<&'a OsStr, Done>;
+
+/// What a prune is to do with each file: `would_remove`, `kept`, or `changed` where the plan means another file.
+///
+/// This is what a dry run reports, and what a real one acts on. With `asked`, only those files may be removed.
+pub fn intents<'a>(
+    judgement: &Judgement<'a>,
+    plan: Option<&Plan>,
+    asked: Option<&Selection>,
+) -> Outcomes<'a> {
+    let intent = |judged: &Judged<'_>| {
+        if judged.verdict != Verdict::Removable || asked.is_some_and(|it| !it.contains(judged.name)) {
+            return Done::plain(Outcome::Kept);
+        }
+        match plan.map(|plan| plan.allows(judged)) {
+            None | Some(Some(true)) => Done::plain(Outcome::WouldRemove),
+            Some(None) => Done::plain(Outcome::Kept),
+            Some(Some(false)) => {
+                let path = judged.file.path.display();
+                Done::because(
+                    Outcome::Changed,
+                    format!(
+                        "{path} is not the file of the plan: its size or mtime differs: create a new plan"
+                    ),
+                )
+            }
+        }
+    };
+    judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect()
+}

@@ -1,0 +1,78 @@
+//! As whom root changes things in directories that belong to nova.
+//!
+//! Whoever may write to a directory can put a link where root expects a file. So everything under `locks`, and every
+//! change in the cache directory, is made with the filesystem user and group of the owner of the instances path: what is
+//! made belongs to nova, and a link cannot make root change what nova may not change. Nothing is ever chowned.
+
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::{Result, bail};
+use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid, setgroups};
+
+use crate::layout::Layout;
+
+/// The user and group to act as, where this process is root and they are not.
+#[derive(Clone, Copy, Debug)]
+pub struct Owner(Option<(Uid, Gid)>);
+
+impl Owner {
+    /// The owner of the instances path; where that is root, of `locks`, else of the cache directory.
+    ///
+    /// From here on this process has no supplementary groups of root's either.
+    pub fn of(layout: &Layout) -> Result<Self> {
+        if !geteuid().is_root() {
+            return Ok(Self(None));
+        }
+        let mut owner = None;
+        for path in [layout.instances_path.clone(), layout.locks_dir(), layout.cache_dir()] {
+            // Of a link itself, for what it leads to may belong to anybody.
+            let metadata = match path == layout.instances_path {
+                true => fs_err::metadata(&path),
+                false => fs_err::symlink_metadata(&path),
+            };
+            if let Ok(metadata) = metadata
+                && metadata.uid() != 0
+            {
+                owner = Some((Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid())));
+                break;
+            }
+        }
+        if let Some((_, gid)) = owner
+            && let Err(errno) = setgroups(&[gid])
+        {
+            bail!("cannot drop the groups of root: {errno}: run this with CAP_SETGID, or as nova's user");
+        }
+        Ok(Self(owner))
+    }
+
+    /// Acts as the owner in this thread until the guard is dropped.
+    pub fn assume(self) -> Result<AsOwner> {
+        let Some((uid, gid)) = self.0 else { return Ok(AsOwner { is_assumed: false }) };
+        let guard = AsOwner { is_assumed: true };
+        setfsgid(gid);
+        setfsuid(uid);
+        // These calls report no errors; they return what was in force before.
+        if setfsgid(gid) != gid || setfsuid(uid) != uid {
+            bail!(
+                "cannot act as user {uid}, who owns the instances path: run this with CAP_SETUID and CAP_SETGID, or as \
+                 that user"
+            );
+        }
+        Ok(guard)
+    }
+}
+
+/// This thread acts as the owner.
+#[must_use]
+pub struct AsOwner {
+    is_assumed: bool,
+}
+
+impl Drop for AsOwner {
+    fn drop(&mut self) {
+        if self.is_assumed {
+            setfsuid(Uid::from_raw(0));
+            setfsgid(Gid::from_raw(0));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Which files an operator means by `FILE` and `IMAGE_ID`, on the command line and for `--keep`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::cache_name::{CacheName, cache_file_name};
+
+/// The fewest hex digits that stand for a name.
+const SHORTEST_PREFIX: usize = 8;
+
+/// Files by name, and all files of some images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    names: BTreeSet<OsString>,
+    fingerprints: BTreeSet<String>,
+}
+
+/// What there is to choose from.
+#[derive(Debug, Default)]
+pub struct Known<'a> {
+    pub cache_dir: PathBuf,
+    /// Files of the cache, and missing ones.
+    pub names: BTreeSet<&'a OsStr>,
+    /// The fingerprints of the images that the inventory or the list of images has.
+    pub fingerprints: BTreeSet<String>,
+}
+
+impl Selection {
+    pub fn contains(&self, name: &OsStr) -> bool {
+        self.names.contains(name)
+            || CacheName::parse(name).fingerprint().is_some_and(|it| self.fingerprints.contains(it))
+    }
+
+    /// Reads what the operator wrote. What nothing knows comes back second.
+    ///
+    /// # Errors
+    /// Where a prefix stands for files of several images.
+    pub fn resolve(words: &[OsString], known: &Known<'_>) -> Result<(Self, Vec<String>)> {
+        let mut selection = Self::default();
+        let mut unknown = Vec::new();
+        for word in words {
+            if !selection.add(word, known)? {
+                unknown.push(word.display().to_string());
+            }
+        }
+        Ok((selection, unknown))
+    }
+
+    /// Adds what a word means; `false` where nothing knows it.
+    fn add(&mut self, word: &OsStr, known: &Known<'_>) -> Result<bool> {
+        let path = Path::new(word);
+        let name = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) if parent == known.cache_dir => name,
+            _ => word,
+        };
+        if known.names.contains(name) {
+            let mut info = name.to_owned();
+            info.push(".info");
+            self.names.extend([name.to_owned(), info]);
+            return Ok(true);
+        }
+        if let Some(id) = word.to_str().filter(|it| !it.is_empty()) {
+            let fingerprint = cache_file_name(id);
+            if known.has_image(&fingerprint) {
+                self.fingerprints.insert(fingerprint);
+                return Ok(true);
+            }
+        }
+        let images = known.images_of_prefix(name);
+        if let [_, _, ..] = images.keys().collect::<Vec<_>>()[..] {
+            bail!("{}: files of {} images begin so: give more digits", word.display(), images.len());
+        }
+        let is_known = !images.is_empty();
+        self.names.extend(images.into_values().flatten().map(OsStr::to_owned));
+        Ok(is_known)
+    }
+}
+
+impl<'a> Known<'a> {
+    fn has_image(&self, fingerprint: &str) -> bool {
+        self.fingerprints.contains(fingerprint)
+            || self.names.iter().any(|it| CacheName::parse(it).fingerprint() == Some(fingerprint))
+    }
+
+    /// The names that begin with these hex digits, by the image that they belong to.
+    fn images_of_prefix(&self, prefix: &OsStr) -> BTreeMap<&'a str, Vec<&'a OsStr>> {
+        let mut images: BTreeMap<&str, Vec<&OsStr>> = BTreeMap::new();
+        let digits = prefix.as_bytes();
+        if digits.len() >= SHORTEST_PREFIX && digits.iter().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            for name in self.names.iter().filter(|it| it.as_bytes().starts_with(digits)) {
+                if let Some(fingerprint) = CacheName::parse(name).fingerprint() {
+                    images.entry(fingerprint).or_default().push(name);
+                }
+            }
+        }
+        images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"; // SHA-1 of "a"
+    const NEAR_A: &str = "86f7e437ffffffffffffffffffffffffffffffff";
+    const B: &str = "e9d71f5ee7c92d6dc9e92ffdad17b8bd49418f98"; // SHA-1 of "b"
+
+    #[test]
+    fn a_word_is_a_name_a_path_an_image_or_the_start_of_a_name() {
+        let copy = format!("{B}_5");
+        let files = [A, NEAR_A, B, copy.as_str(), "swap_5"];
+        let known = Known {
+            cache_dir: "/i/_base".into(),
+            names: files.iter().map(OsStr::new).collect(),
+            fingerprints: BTreeSet::from([cache_file_name("c")]),
+        };
+        for (word, expected) in [
+            (B, Some(vec![B])),
+            ("b", Some(vec![B, &copy])),
+            (&copy, Some(vec![&copy])),
+            ("/i/_base/swap_5", Some(vec!["swap_5"])),
+            ("/elsewhere/swap_5", None),
+            ("e9d71f5e", Some(vec![B, &copy])),
+            ("/i/_base/e9d71f5e", Some(vec![B, &copy])),
+            ("e9d71f5", None),
+            ("E9D71F5E", None),
+            ("86f7e437fa", Some(vec![A])),
+            ("c", Some(vec![])),
+            ("d", None),
+            ("", None),
+        ] {
+            let (selection, unknown) = Selection::resolve(&[word.into()], &known).unwrap();
+            let chosen: Vec<_> = files.into_iter().filter(|it| selection.contains(OsStr::new(it))).collect();
+            assert_eq!(unknown.is_empty().then_some(chosen), expected, "{word}");
+        }
+        let error = Selection::resolve(&["86f7e437".into()], &known).unwrap_err().to_string();
+        assert!(error.contains("files of 2 images"), "{error}");
+    }
+
+    #[test]
+    fn a_name_means_its_info_file_too() {
+        let known = Known { names: BTreeSet::from([OsStr::new(A)]), ..Known::default() };
+        let (selection, _) = Selection::resolve(&[A.into()], &known).unwrap();
+        assert!(selection.contains(OsStr::new(&format!("{A}.info"))));
+        assert!(!selection.contains(OsStr::new(&format!("{A}_5"))));
+    }
+}

@@ -1,0 +1,550 @@
+//! The judgement: evidence, inventory, policy and a time in; a verdict with its reasons for every file out.
+//!
+//! Pure: no filesystem, clock or environment. The rules are those of nova's `ImageCacheManager`
+//! (nova/virt/libvirt/imagecache.py), changed wherever nova's have cost people data; nova-imagecache(8) has the list.
+
+mod missing;
+mod named;
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cache_name::{CacheName, Kind, is_size};
+use crate::evidence::{CacheFile, Disk, Evidence, Identity, base_name};
+use crate::inventory::Inventory;
+use crate::selection::Selection;
+use crate::time::{ForPeople, Timestamp};
+use crate::warning::{count, shown};
+use named::{Named, Names};
+pub use users::is_same_host;
+use users::{ImageUse, Role, Users};
+
+/// What the operator decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The name of this host, as nova knows it.
+    pub host: String,
+    /// nova's `remove_unused_original_minimum_age_seconds`.
+    pub original_minimum_age: Duration,
+    /// nova's `remove_unused_resized_minimum_age_seconds`.
+    pub resized_minimum_age: Duration,
+    pub ignore_unlisted: bool,
+    pub partials: bool,
+}
+
+/// What is to become of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    InUse,
+    /// Unused, but for less than its minimum age.
+    TooYoung,
+    Removable,
+    /// Unused as far as is known, but the evidence is incomplete.
+    Unknown,
+    /// Never touched.
+    Ignored,
+}
+
+impl Verdict {
+    /// Every verdict, in the order of reports.
+    pub const ALL: [Self; 5] = [Self::InUse, Self::TooYoung, Self::Removable, Self::Unknown, Self::Ignored];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InUse => "in_use",
+            Self::TooYoung => "too_young",
+            Self::Removable => "removable",
+            Self::Unknown => "unknown",
+            Self::Ignored => "ignored",
+        }
+    }
+}
+
+/// What kind of reason, in the order in which a file has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    ImageInUse,
+    KernelInUse,
+    RamdiskInUse,
+    BackingFile,
+    BackingFileUnlisted,
+    SameFile,
+    OpenInQemu,
+    KeptOnRequest,
+    ResizedCopyKept,
+    SwapInUse,
+    EphemeralInUse,
+    Sidecar,
+    Unused,
+    NotACacheFile,
+    Partial,
+    SetAside,
+}
+
+/// One reason for a verdict, with all that it rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason<'a> {
+    pub code: Code,
+    pub text: String,
+    /// Ids of images.
+    pub images: Vec<&'a str>,
+    /// Uuids, or names where no uuid is known.
+    pub instances: Vec<&'a str>,
+    pub disks: Vec<&'a Path>,
+}
+
+/// A file of the cache directory and what was judged of it.
+#[derive(Clone, Debug)]
+pub struct Judged<'a> {
+    pub name: &'a OsStr,
+    pub file: &'a CacheFile,
+    pub kind: Kind,
+    pub age: Option<Duration>,
+    /// `None` for what is never touched.
+    pub minimum_age: Option<Duration>,
+    pub verdict: Verdict,
+    /// At least one.
+    pub reasons: Vec<Reason<'a>>,
+}
+
+/// A file that should be in the cache and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing<'a> {
+    /// `ephemeral_<GiB>_*` where the hash cannot be known.
+    pub name: OsString,
+    pub reasons: Vec<Reason<'a>>,
+}
+
+/// A file or directory that could not be read or understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub path: PathBuf,
+    pub error: String,
+    /// Whether it may name files that nothing else names, so that nothing is removable.
+    pub blocks: bool,
+    /// What the operator can do about it.
+    pub advice: &'static str,
+}
+
+/// A directory of no counted instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnlistedDirectory<'a> {
+    pub name: &'a OsStr,
+    /// What the disks in it take.
+    pub disk_bytes: u64,
+    pub mtime: Option<Timestamp>,
+    /// The cache files that its disks keep.
+    pub keeps: BTreeSet<&'a OsStr>,
+}
+
+/// Everything that was judged.
+#[derive(Clone, Debug)]
+pub struct Judgement<'a> {
+    /// Every entry of the cache directory, by name.
+    pub files: Vec<Judged<'a>>,
+    /// By name.
+    pub missing: Vec<Missing<'a>>,
+    /// By name.
+    pub unlisted_directories: Vec<UnlistedDirectory<'a>>,
+    /// By path.
+    pub unreadable: Vec<Unreadable>,
+    pub inventory_is_incomplete: bool,
+    /// How many instances count for this cache.
+    pub counted: usize,
+    /// How many instance directories hold a disk.
+    pub directories_with_disks: usize,
+    /// Instances that must have a directory here: how many, and which have none.
+    pub expected: usize,
+    pub absent: Vec<&'a str>,
+}
+
+impl<'a> Judgement<'a> {
+    /// If not, nothing is removable.
+    pub fn is_complete(&self) -> bool {
+        !self.inventory_is_incomplete && self.blocking().next().is_none()
+    }
+
+    /// What makes the evidence incomplete.
+    pub fn blocking(&self) -> impl Iterator<Item = &Unreadable> {
+        self.unreadable.iter().filter(|it| it.blocks)
+    }
+
+    pub fn file(&self, name: &OsStr) -> Option<&Judged<'a>> {
+        self.files.binary_search_by(|it| it.name.cmp(name)).ok().map(|index| &self.files[index])
+    }
+}
+
+/// Judges every file. `keep` names what the operator wants to stay.
+pub fn judge<'a>(
+    evidence: &'a Evidence,
+    inventory: Option<&'a Inventory>,
+    (policy, keep): (&Policy, &Selection),
+    now: Timestamp,
+) -> Judgement<'a> {
+    let users = Users::count(evidence, inventory, policy);
+    let names = Names::find(evidence, inventory, &users, policy);
+    let mut judgement = Judgement {
+        files: Vec::new(),
+        missing: missing::missing(evidence, &users, &names),
+        unlisted_directories: Vec::new(),
+        unreadable: names.unreadable(evidence),
+        inventory_is_incomplete: inventory.is_some_and(|it| !it.incomplete.is_empty()),
+        counted: users.counted.len(),
+        directories_with_disks: users.directories_with_disks(evidence),
+        expected: users.expected().count(),
+        absent: users.expected().filter(|it| it.directories.is_empty()).map(|it| it.id).collect(),
+    };
+    judgement.absent.sort_unstable();
+    let is_complete = judgement.is_complete();
+    let judge = Judge { evidence, policy, keep, now, is_complete, users: &users, names: &names };
+    judgement.files = judge.files();
+    judgement.unlisted_directories = unlisted_directories(evidence, &users, &judgement.files);
+    judgement
+}
+
+struct Judge<'a, 'b> {
+    evidence: &'a Evidence,
+    policy: &'b Policy,
+    keep: &'b Selection,
+    now: Timestamp,
+    is_complete: bool,
+    users: &'b Users<'a>,
+    names: &'b Names<'a>,
+}
+
+impl<'a> Judge<'a, '_> {
+    fn files(&self) -> Vec<Judged<'a>> {
+        let mut needs: BTreeMap<&'a OsStr, Vec<Reason<'a>>> = BTreeMap::new();
+        // By which name each file is in use that is.
+        let mut in_use: HashMap<Identity, &'a OsStr> = HashMap::new();
+        for (name, file) in self.evidence.cache_files() {
+            let reasons = self.needs(name, file);
+            if let Ok(stat) = &file.stat
+                && !reasons.is_empty()
+            {
+                in_use.entry(stat.identity).or_insert(name);
+            }
+            needs.insert(name, reasons);
+        }
+        // What is in use by one name is in use by all.
+        for (name, file) in self.evidence.cache_files() {
+            if let Ok(stat) = &file.stat
+                && let Some(other) = in_use.get(&stat.identity)
+                && let Some(reasons) = needs.get_mut(name.as_os_str())
+                && reasons.is_empty()
+            {
+                let text = format!("the same file as {}, which is in use", other.display());
+                reasons.push(Reason::plain(Code::SameFile, text));
+            }
+        }
+        let mut judged: Vec<Judged<'a>> =
+            self.evidence.cache_files().map(|(name, file)| self.file(name, file, &needs)).collect();
+        self.judge_sidecars(&mut judged);
+        judged
+    }
+
+    fn file(
+        &self,
+        name: &'a OsStr,
+        file: &'a CacheFile,
+        needs: &BTreeMap<&'a OsStr, Vec<Reason<'a>>>,
+    ) -> Judged<'a> {
+        let kind = file.kind(name);
+        let age = file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(self.now));
+        let mut judged = Judged {
+            name,
+            file,
+            kind,
+            age,
+            minimum_age: self.minimum_age(kind),
+            verdict: Verdict::InUse,
+            reasons: needs.get(name).cloned().unwrap_or_default(),
+        };
+        if let Some(ignored) = self.why_ignored(kind, file) {
+            judged.reasons.push(ignored);
+            judged.verdict = Verdict::Ignored;
+        } else if judged.reasons.is_empty() {
+            self.judge_unused(&mut judged);
+        }
+        judged
+    }
+
+    fn why_ignored(&self, kind: Kind, file: &CacheFile) -> Option<Reason<'a>> {
+        let (code, text) = match kind {
+            Kind::Other => (Code::NotACacheFile, not_a_cache_file(file)),
+            Kind::SetAside => (
+                Code::SetAside,
+                "set aside by a prune that was killed: run prune again to put it back under its own name"
+                    .into(),
+            ),
+            Kind::Partial if !self.policy.partials => {
+                (Code::Partial, "an interrupted download or conversion: add --partials to judge it".into())
+            }
+            _ => return None,
+        };
+        Some(Reason::plain(code, text))
+    }
+
+    fn judge_unused(&self, judged: &mut Judged<'a>) {
+        let age = judged.age.unwrap_or_default();
+        let minimum_age = judged.minimum_age.unwrap_or(Duration::MAX);
+        let (verdict, so) = if age < minimum_age {
+            let wait = ForPeople(minimum_age - age);
+            (Verdict::TooYoung, format!("can be removed in {wait} if it stays unused"))
+        } else if !self.is_complete {
+            (Verdict::Unknown, "kept because the evidence is incomplete".into())
+        } else {
+            (Verdict::Removable, "can be removed".into())
+        };
+        judged.verdict = verdict;
+        let text = format!("unused for {} (minimum {}): {so}", ForPeople(age), ForPeople(minimum_age));
+        judged.reasons.push(Reason::plain(Code::Unused, text));
+        if judged.kind == Kind::Partial {
+            judged.reasons.push(Reason::plain(Code::Partial, "an interrupted download or conversion".into()));
+        }
+    }
+
+    /// An `.info` file has the verdict of its file, where that is there.
+    fn judge_sidecars(&self, judged: &mut [Judged<'a>]) {
+        for index in 0..judged.len() {
+            let CacheName::Info { of } = CacheName::parse(judged[index].name) else { continue };
+            let Ok(owner) = judged.binary_search_by(|it| it.name.cmp(OsStr::new(of))) else { continue };
+            let (verdict, minimum_age) = (judged[owner].verdict, judged[owner].minimum_age);
+            let info = &mut judged[index];
+            let has_needs = info.verdict == Verdict::InUse;
+            if info.kind == Kind::Info
+                && !has_needs
+                && self.evidence.cache_file(OsStr::new(of)).is_some_and(|it| it.is_file)
+            {
+                info.verdict = verdict;
+                info.minimum_age = minimum_age;
+                let text = format!("belongs to {of}, which is {}", verdict.as_str());
+                info.reasons = vec![Reason::plain(Code::Sidecar, text)];
+            }
+        }
+    }
+
+    fn minimum_age(&self, kind: Kind) -> Option<Duration> {
+        match kind {
+            Kind::Original | Kind::Swap | Kind::Ephemeral | Kind::Info | Kind::Partial => {
+                Some(self.policy.original_minimum_age)
+            }
+            Kind::Resized | Kind::Small => Some(self.policy.resized_minimum_age),
+            Kind::SetAside | Kind::Other => None,
+        }
+    }
+
+    /// Everything that needs a file, in the order of the codes.
+    fn needs(&self, name: &'a OsStr, file: &'a CacheFile) -> Vec<Reason<'a>> {
+        let kind = file.kind(name);
+        let cache_name = CacheName::parse(name);
+        let image = cache_name.fingerprint().and_then(|it| self.users.images.get(it));
+        let mut reasons = Vec::new();
+        if matches!(kind, Kind::Original | Kind::Small)
+            && let Some(image) = image
+        {
+            reasons.extend(
+                image.by_code.iter().map(|(code, users)| self.users.image_use(*code, image.id, users)),
+            );
+        }
+        let by_name = self.names.by_name.get(name);
+        reasons.extend(by_name.into_iter().flat_map(|it| it.reasons(self.users)));
+        if let Ok(stat) = &file.stat
+            && by_name.is_none_or(|it| it.is_empty())
+            && let Some(named) = self.names.by_identity.get(&stat.identity)
+        {
+            reasons.push(named.same_file(self.users));
+        }
+        if file.is_open_in_qemu && !matches!(kind, Kind::Other | Kind::SetAside) {
+            reasons.push(Reason::plain(Code::OpenInQemu, "a running QEMU has it open".into()));
+        }
+        if self.keep.contains(name) && kind != Kind::Other {
+            reasons.push(Reason::plain(Code::KeptOnRequest, "kept on request (--keep)".into()));
+        }
+        if kind == Kind::Resized
+            && let Some(image) = image
+            && !self.disks_show_copies(image, cache_name.fingerprint())
+        {
+            reasons.push(self.resized_copy_kept(image));
+        }
+        match cache_name {
+            CacheName::Swap { mebibytes } if kind == Kind::Swap => {
+                let users =
+                    self.users.ids_where(|it| it.instance.swap_mb().any(|size| is_size(mebibytes, size)));
+                reasons.extend(size_use(Code::SwapInUse, mebibytes, users));
+            }
+            CacheName::Ephemeral { gibibytes } if kind == Kind::Ephemeral => {
+                let users = self
+                    .users
+                    .ids_where(|it| it.instance.ephemeral_gb().any(|size| is_size(gibibytes, size)));
+                reasons.extend(size_use(Code::EphemeralInUse, gibibytes, users));
+            }
+            _ => {}
+        }
+        reasons
+    }
+
+    fn resized_copy_kept(&self, image: &ImageUse<'a>) -> Reason<'a> {
+        let instances = self.users.ids(image.by_code.values().flatten().copied());
+        let text = format!(
+            "image {} is used by {}, and their disks do not show which resized copies are needed",
+            image.id,
+            several("instance", &instances)
+        );
+        Reason { code: Code::ResizedCopyKept, text, images: vec![image.id], instances, disks: Vec::new() }
+    }
+
+    /// Whether every instance that was started from an image has a `disk` that could be read, and one of these is
+    /// backed by a resized copy: then a copy that no disk names is unused (rule 5 of the evidence).
+    fn disks_show_copies(&self, image: &ImageUse<'a>, fingerprint: Option<&str>) -> bool {
+        *image.disks_show_copies.get_or_init(|| {
+            let is_copy = |name: &OsStr| {
+                let name = CacheName::parse(name);
+                name.kind() == Kind::Resized && name.fingerprint() == fingerprint
+            };
+            let mut any_backed_by_copy = false;
+            for index in image.by_code.get(&Code::ImageInUse).into_iter().flatten() {
+                let mut has_disk = false;
+                for disk in self.users.counted[*index].directories.iter().flat_map(|it| &it.disks) {
+                    if base_name(&disk.path) == Some(OsStr::new("disk")) && disk.problem.is_none() {
+                        has_disk = true;
+                        any_backed_by_copy |= self.names_of(disk).any(is_copy);
+                    }
+                }
+                if !has_disk {
+                    return false;
+                }
+            }
+            any_backed_by_copy
+        })
+    }
+
+    /// The base names of what a disk stands on directly, and the names that the cache has for the same files.
+    fn names_of(&self, disk: &'a Disk) -> impl Iterator<Item = &'a OsStr> {
+        disk.references.iter().flat_map(|reference| {
+            let identity = self.evidence.references.get(reference).and_then(|it| it.identity());
+            let in_cache = identity.and_then(|it| self.names.cache_names.get(&it));
+            base_name(reference).into_iter().chain(in_cache.into_iter().flatten().copied())
+        })
+    }
+}
+
+impl Reason<'_> {
+    fn plain(code: Code, text: String) -> Self {
+        Self { code, text, images: Vec::new(), instances: Vec::new(), disks: Vec::new() }
+    }
+}
+
+impl<'a> Named<'a> {
+    fn reasons(&self, users: &Users<'a>) -> impl Iterator<Item = Reason<'a>> {
+        let listed = (Code::BackingFile, &self.disks, "", users.ids(self.instances.iter().copied()));
+        let where_ = ", in a directory of no instance in the inventory";
+        let unlisted = (Code::BackingFileUnlisted, &self.unlisted_disks, where_, Vec::new());
+        [listed, unlisted].into_iter().filter(|(_, disks, ..)| !disks.is_empty()).map(
+            |(code, disks, where_, instances)| {
+                let disks = sorted(disks);
+                let text = format!("backing file of {}{where_}", several_disks(&disks));
+                Reason { code, text, images: Vec::new(), instances, disks }
+            },
+        )
+    }
+
+    fn same_file(&self, users: &Users<'a>) -> Reason<'a> {
+        let disks = sorted(self.disks.iter().chain(&self.unlisted_disks));
+        Reason {
+            code: Code::SameFile,
+            text: format!("used under another name by {}", several_disks(&disks)),
+            images: Vec::new(),
+            instances: users.ids(self.instances.iter().copied()),
+            disks,
+        }
+    }
+}
+
+fn sorted<'a, 'b>(disks: impl IntoIterator<Item = &'b &'a Path>) -> Vec<&'a Path>
+where
+    'a: 'b,
+{
+    let mut disks: Vec<&Path> = disks.into_iter().copied().collect();
+    disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    disks.dedup();
+    disks
+}
+
+fn size_use<'a>(code: Code, size: &str, instances: Vec<&'a str>) -> Option<Reason<'a>> {
+    (!instances.is_empty()).then(|| {
+        let what = match code {
+            Code::SwapInUse => format!("swap of {size} MiB"),
+            _ => format!("an ephemeral disk of {size} GiB"),
+        };
+        let text = format!("{what} for {}", several("instance", &instances));
+        Reason { code, text, images: Vec::new(), instances, disks: Vec::new() }
+    })
+}
+
+fn not_a_cache_file(file: &CacheFile) -> String {
+    match (&file.stat, &file.problem) {
+        (Err(error), _) => format!("cannot be examined: {error}: never touched"),
+        (Ok(_), Some(problem)) if file.link.is_some() && !file.is_file => {
+            format!("a link that cannot be followed ({problem}): never touched")
+        }
+        _ if !file.is_file => "a directory or special file: never touched".into(),
+        _ => "not a cache file of nova by its name: never touched".into(),
+    }
+}
+
+fn unlisted_directories<'a>(
+    evidence: &'a Evidence,
+    users: &Users<'a>,
+    files: &[Judged<'a>],
+) -> Vec<UnlistedDirectory<'a>> {
+    let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
+    for (path, directory) in &evidence.directories {
+        if users.role(path) != Role::Unlisted || directory.is_cache {
+            continue;
+        }
+        let name = Evidence::top_name(path);
+        let entry = unlisted.entry(name).or_insert_with(|| UnlistedDirectory {
+            name,
+            disk_bytes: 0,
+            mtime: directory.mtime,
+            keeps: BTreeSet::new(),
+        });
+        entry.disk_bytes += directory.disks.iter().map(|it| it.disk_bytes).sum::<u64>();
+    }
+    let codes = [Code::BackingFileUnlisted, Code::SameFile];
+    for judged in files {
+        for reason in judged.reasons.iter().filter(|it| codes.contains(&it.code)) {
+            for below in
+                reason.disks.iter().filter_map(|it| it.strip_prefix(&evidence.layout.instances_path).ok())
+            {
+                if let Some(directory) = unlisted.get_mut(Evidence::top_name(below.as_os_str())) {
+                    directory.keeps.insert(judged.name);
+                }
+            }
+        }
+    }
+    unlisted.into_values().collect()
+}
+
+/// `instance a`, `3 instances: a, b, c`, `9 instances: a, b, c and 6 more`.
+fn several(what: &str, items: &[impl std::fmt::Display]) -> String {
+    match items {
+        [item] => format!("{what} {item}"),
+        _ => format!("{}: {}", count(items.len(), what), shown(items)),
+    }
+}
+
+fn several_disks(disks: &[&Path]) -> String {
+    several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
