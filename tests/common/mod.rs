@@ -2,6 +2,7 @@
 //! binary with a cleared environment.
 
 pub mod hostile;
+pub mod nova;
 pub mod parsers;
 pub mod prune;
 pub mod slow;
