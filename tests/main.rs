@@ -10,6 +10,7 @@
 
 mod common;
 
+mod ansible;
 mod bad_input;
 mod changes_nothing;
 mod clients;
