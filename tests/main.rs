@@ -20,6 +20,7 @@ mod examples;
 mod faults;
 mod generated;
 mod inventory;
+mod not_fooled;
 mod nova_conf;
 mod output;
 mod parsers;
