@@ -107,7 +107,14 @@ fn the_demos_tree_is_what_its_script_makes() {
     assert_eq!(inventory(&made), inventory(&committed));
     let (made_json, committed_json) = (explain(&made), explain(&committed));
     assert_eq!(told(&made_json), told(&committed_json));
-    let unlisted = |json: &Value| json["unlisted_directories"].as_array().unwrap().iter().map(|it| [it["name"].clone(), it["keeps"].clone()]).collect::<Vec<_>>();
+    let unlisted = |json: &Value| {
+        json["unlisted_directories"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| [it["name"].clone(), it["keeps"].clone()])
+            .collect::<Vec<_>>()
+    };
     assert_eq!(unlisted(&made_json), unlisted(&committed_json));
     assert_eq!(made_json["summary"]["files"], committed_json["summary"]["files"]);
     let sizes = |json: &Value| -> Vec<Value> {

@@ -5,9 +5,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::common::{
-    HOST, HOUR, MINUTE, Run, World, list, overlay, overlay_with, plain_qcow2, raw, text,
-};
+use crate::common::{HOST, HOUR, MINUTE, Run, World, list, overlay, overlay_with, plain_qcow2, raw, text};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
@@ -46,8 +44,12 @@ fn the_options_of_a_judgement_reach_it() {
             assert_eq!([&file, &copy, &part].map(|it| run.verdict(it)), verdicts, "{args:?}");
         }
     }
-    let policy = world.explain(["--resized-min-age", "33m 20s", "--ignore-unlisted"]).json()["policy"].clone();
-    assert_eq!((&policy["resized_minimum_age_seconds"], &policy["ignore_unlisted"]), (&json!(2000), &json!(true)));
+    let policy =
+        world.explain(["--resized-min-age", "33m 20s", "--ignore-unlisted"]).json()["policy"].clone();
+    assert_eq!(
+        (&policy["resized_minimum_age_seconds"], &policy["ignore_unlisted"]),
+        (&json!(2000), &json!(true))
+    );
 }
 
 #[test]
@@ -98,7 +100,14 @@ fn explain_shows_only_what_is_asked_for() {
     ] {
         let json = world.explain(subjects).exits(0).json();
         let names = |key: &str| list(&json[key]).iter().map(|it| text(&it["name"])).collect::<Vec<_>>();
-        assert_eq!((names("files"), names("missing")), (files.iter().map(ToString::to_string).collect(), missing.iter().map(ToString::to_string).collect()), "{subjects:?}");
+        assert_eq!(
+            (names("files"), names("missing")),
+            (
+                files.iter().map(ToString::to_string).collect(),
+                missing.iter().map(ToString::to_string).collect()
+            ),
+            "{subjects:?}"
+        );
     }
 }
 

@@ -278,7 +278,7 @@ fn a_malformed_inventory_is_refused_by_file_row_and_field_and_nothing_changes() 
             &["GET /servers/detail"],
         ),
         (b"{\"server\": {}}".to_vec(), &["\"servers\""]),
-        (b"<domain/>".to_vec(), &["expected value"]),
+        (b"<domain/>".to_vec(), &["is XML", "--libvirt"]),
     ] {
         cache.world.file("inventory.json", content);
         let before = cache.world.snapshot();

@@ -74,7 +74,10 @@ fn a_file_that_is_not_there_has_no_age_and_is_no_error() {
         let missing = &list(&json["missing"])[0];
         let fields: Vec<_> = missing.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(fields, ["downloadable", "image", "name", "reasons"], "no age, size or mtime");
-        assert_eq!((&missing["name"], &missing["reasons"][0]["code"]), (&json!(gone), &json!("image_in_use")));
+        assert_eq!(
+            (&missing["name"], &missing["reasons"][0]["code"]),
+            (&json!(gone), &json!("image_in_use"))
+        );
     }
     assert_eq!(world.cache_names(), [""; 0], "it is not made");
 }
@@ -150,7 +153,8 @@ fn a_disk_that_cannot_be_read_ends_the_clean_up() {
     let unused = world.original("image-a", 30 * DAY);
     let disk = world.path("banana-42-hamster/disk");
     assert_eq!(world.explain(NO_ARGS).exits(0).verdict(&unused), "removable");
-    let mut command = under_strace(&world, inject("pread64:error=EIO", &disk), &prune_command(&world, NO_ARGS));
+    let mut command =
+        under_strace(&world, inject("pread64:error=EIO", &disk), &prune_command(&world, NO_ARGS));
     let run = finish(&mut command).exits(1);
     assert_eq!((run.verdict(&unused), run.verdict(&used)), ("unknown".into(), "unknown".into()));
     let json = run.json();
@@ -397,6 +401,7 @@ fn the_scene_of_verify_base_images_gives_its_active_and_removable_files() {
 #[test]
 fn an_instances_path_without_a_cache_gives_nothing_to_do() {
     let world = World::bare();
+    world.compute_nodes(&[HOST]);
     world.inventory(&json!([]));
     for run in [world.explain(NO_ARGS), world.prune(NO_ARGS), world.scan()] {
         let run = run.exits(0);
@@ -426,7 +431,8 @@ fn a_pass_counts_every_instance_of_the_inventory() {
     let image = world.original("image-a", 30 * DAY);
     let unused = world.original("image-b", 30 * DAY);
     let copy = world.resized("image-a", 1 << 30, 30 * DAY);
-    let disks = ["u0", "instance-1"].map(|it| world.instance_disk(it, if it == "u0" { &image } else { &copy }));
+    let disks =
+        ["u0", "instance-1"].map(|it| world.instance_disk(it, if it == "u0" { &image } else { &copy }));
     world.inventory(&json!([
         {"uuid": "u0", "name": "instance-0", "image_ref": "image-a", "vm_state": "", "task_state": ""},
         {"uuid": "u1", "name": "instance-1", "image_ref": "image-a", "vm_state": "", "task_state": ""},

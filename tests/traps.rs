@@ -436,11 +436,7 @@ fn permissions_that_are_lacking_are_told_and_nothing_goes() {
             assert_eq!(unreadable["error"], denied, "{what}");
         }
         if prune_code == 2 {
-            assert!(
-                pruned.stderr.trim_end().ends_with("ermission denied (os error 13)")
-                    || pruned.stderr.trim_end().ends_with("EACCES: Permission denied"),
-                "{what}: {pruned:#?}"
-            );
+            assert!(pruned.stderr.contains("Permission denied"), "{what}: {pruned:#?}");
         }
         if explain_code == 0 && prune_code == 1 {
             let error = text(&pruned.file(&bait.unused)["error"]);
@@ -460,11 +456,12 @@ fn a_cache_file_that_cannot_be_examined_is_neither_missing_nor_removable() {
     let explained = as_nobody(&bait.world, &["explain", "-f", "json"]);
     let pruned = as_nobody(&bait.world, &["prune", "--disks-only", "-f", "json"]);
     bait.world.set_mode("_base", 0o755);
-    // What is wrong with a file of the cache hides no disk, so the evidence is complete.
-    assert_eq!((explained.code, pruned.code), (0, 0), "{explained:#?} {pruned:#?}");
+    // What is wrong with a file of the cache hides no disk, so the evidence is complete. Prune cannot put back what may
+    // have been set aside there.
+    assert_eq!((explained.code, pruned.code), (0, 2), "{explained:#?} {pruned:#?}");
     assert_eq!(explained.missing(&bait.used), None);
     assert_eq!(explained.json()["unreadable"].as_array().unwrap().len(), 2, "{explained:#?}");
-    assert_eq!(pruned.outcome(&bait.unused), "kept");
+    assert!(pruned.stderr.contains("Permission denied"), "{pruned:#?}");
     assert!(bait.world.base(&bait.unused).exists());
 }
 

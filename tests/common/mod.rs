@@ -411,7 +411,10 @@ pub fn domain(uuid: &str, nova: &str, disks: &str) -> String {
 
 /// A disk of a domain.
 pub fn file_disk(path: &Path) -> String {
-    format!("<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/></disk>", path.display())
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/></disk>",
+        path.display()
+    )
 }
 
 /// Runs qemu-img with these arguments.
