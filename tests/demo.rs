@@ -80,18 +80,6 @@ fn the_demo_shows_what_can_become_of_a_file() {
 }
 
 #[test]
-fn the_demos_table_has_a_line_for_each_file_and_its_verdict() {
-    let world = fresh_clone();
-    let table = run_the_readme(&world, &[]).stdout;
-    for file in list(&explain(&world)["files"]) {
-        let (name, verdict) = (text(&file["name"]), text(&file["verdict"]));
-        let is_its_line =
-            |line: &&str| line.starts_with(&verdict) && line.split_whitespace().any(|word| word == name);
-        assert_eq!(table.lines().filter(is_its_line).count(), 1, "{name} in {table}");
-    }
-}
-
-#[test]
 fn the_demos_tree_is_what_its_script_makes() {
     let committed = fresh_clone();
     let made = fresh_clone();

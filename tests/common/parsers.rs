@@ -11,13 +11,13 @@ use nova_imagecache::evidence::parse_compute_nodes;
 use nova_imagecache::inventory::{self, Inventory};
 use nova_imagecache::layout::Layout;
 use nova_imagecache::plan::Plan;
-use nova_imagecache::{backing_name, nova_conf, qcow2};
+use nova_imagecache::{backing_name, images, nova_conf, qcow2};
 
 /// A parser: its name, and its property.
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// Every parser; the names are those of the fuzz targets and of the folders of their corpora.
-pub const PARSERS: [Parser; 7] = [
+pub const PARSERS: [Parser; 8] = [
     ("qcow2_header", qcow2_header),
     ("backing_name", name_of_a_backing_file),
     ("inventory", json_inventory),
@@ -25,6 +25,7 @@ pub const PARSERS: [Parser; 7] = [
     ("nova_conf", config),
     ("compute_nodes", compute_nodes),
     ("plan", plan),
+    ("images", image_list),
 ];
 
 /// No error is longer, in bytes: some cite what they found.
@@ -88,6 +89,16 @@ pub fn json_inventory(text: &[u8]) {
             let twice = Inventory::merge(vec![("one".into(), source.clone()), ("two".into(), source)]);
             assert_eq!(once.instances.len(), twice.instances.len());
             assert!(once.instances.iter().all(|it| it.directory_names().all(|name| !name.is_empty())));
+        }
+        Err(error) => short(&error),
+    }
+}
+
+/// A list of images has no more of them than its text has room for, each with an id.
+pub fn image_list(text: &[u8]) {
+    match images::parse(text) {
+        Ok(list) => {
+            assert!(list.images.len() <= text.len() && list.images.iter().all(|it| !it.id.is_empty()))
         }
         Err(error) => short(&error),
     }
