@@ -191,6 +191,15 @@ fn snapshots_are_read_one_level_deeper() {
 }
 
 #[test]
+fn a_directory_is_read_whatever_its_name() {
+    for directory in ["console.log.d", "disk.info", "a b\n"] {
+        let (world, file) = world_with_an_unused_file();
+        world.instance_disk(directory, &file);
+        assert_eq!(world.explain(NO_ARGS).exits(0).verdict(&file), "in_use", "{directory}");
+    }
+}
+
+#[test]
 fn what_nova_never_uses_as_a_disk_and_deeper_directories_keep_nothing() {
     for below in ["i/deeper/disk", "locks/disk", "i/console.log", "i/console.log.0"] {
         let (world, file) = world_with_an_unused_file();
@@ -347,6 +356,12 @@ fn whatever_could_hide_a_backing_name_makes_nothing_removable() {
             overlay(&w.outside().join("volume"), "/nowhere/volume");
             overlay(&w.path(I1).join("disk"), w.outside().join("volume"));
         }),
+        ("a chain link through a link in an instance's directory", false, &|w, _| {
+            fs_err::create_dir(w.outside().join("unmounted")).unwrap();
+            named(w, w.path(I1).join("volumes/a").to_str().unwrap());
+            symlink(w.outside().join("unmounted"), w.path(I1).join("volumes")).unwrap();
+        }),
+        ("a chain link to a missing disk of an instance", true, &|w, _| named(w, "../i2/gone")),
         ("a chain link in a cache directory elsewhere", true, &|w, _| named(w, "/mnt/old/_base/0000")),
         ("a chain link to a missing cache file", true, &|w, _| named(w, "../_base/0000")),
     ];

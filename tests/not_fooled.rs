@@ -325,6 +325,7 @@ fn a_missing_disk_of_a_domain_blocks_unless_it_is_known_to_be_gone_or_a_volume()
         ("deleted by hand", UUID, "", "0e1e1ab6-7d38-4f0e-a5b6-000000000001/disk.config", false),
         ("renamed for a resize", UUID, "", "0e1e1ab6-7d38-4f0e-a5b6-000000000001_resize/disk", false),
         ("another disk was renamed", UUID, "", "0e1e1ab6-7d38-4f0e-a5b6-000000000001_resize/other", true),
+        ("a link to where nothing is mounted", UUID, "", "a link", true),
         ("outside the instances path", "../elsewhere", "", "", true),
         ("a volume", "../mnt/share", serial, "", false),
     ] {
@@ -332,8 +333,10 @@ fn a_missing_disk_of_a_domain_blocks_unless_it_is_known_to_be_gone_or_a_volume()
         let source = scene.world.path(below).join("disk");
         let disk = file_disk(&source).replace("</disk>", &format!("{more}</disk>"));
         scene.domain("a", &domain(UUID, "", &disk));
-        if !exists.is_empty() {
-            plain_qcow2(&scene.world.path(exists));
+        match exists {
+            "" => {}
+            "a link" => symlink(scene.world.outside(), scene.world.path(below)).unwrap(),
+            disk => plain_qcow2(&scene.world.path(disk)),
         }
         let run = scene.explain_domains();
         let expected = if blocks { (1, "unknown") } else { (0, "removable") };
