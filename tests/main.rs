@@ -23,6 +23,7 @@ mod examples;
 mod faults;
 mod generated;
 mod inventory;
+mod not_fooled;
 mod nova_beside_prune;
 mod nova_conf;
 mod output;

@@ -124,13 +124,15 @@ fn read_entry(at: BorrowedFd<'_>, cache_dir: &Path, name: &OsStr) -> Option<Cach
                 file.stat = Ok(Stat::from(&target));
                 leads_to = walk::type_of(&target);
             }
-            open_examined(at, name).map(|it| it.filter(|it| it.is_regular))
+            open_examined(at, name)
         }
+        Type::BlockDevice => open_examined(at, name),
         _ => return Some(file),
     };
     match opened {
         Ok(Some(opened)) => {
-            file.is_file = true;
+            // A block device is no cache file, but it may stand in a chain.
+            file.is_file = opened.is_regular;
             file.stat = Ok(opened.stat);
             // A filesystem without such locks proves nothing.
             file.is_open_in_qemu = is_open_in_qemu(&opened.file).unwrap_or(false);
