@@ -55,7 +55,10 @@ fn is_in_use_until_it_ends(it: &InUse, open: &str, qemu: Running) {
     let other = it.world.original("image-other", 2 * DAY);
     let before = untouched(&it.world, &in_use);
     for run in [it.world.explain(NO_ARGS), it.world.dry_run(NO_ARGS)] {
-        assert_eq!((run.verdict(open).as_str(), run.codes(open).last().unwrap().as_str()), ("in_use", "open_in_qemu"));
+        assert_eq!(
+            (run.verdict(open).as_str(), run.codes(open).last().unwrap().as_str()),
+            ("in_use", "open_in_qemu")
+        );
     }
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!(run.outcome(open), "kept", "{run:#?}");

@@ -55,7 +55,9 @@ fn nova_can_open_whatever_prune_makes_under_locks_whenever_prune_is_killed() {
     for umask in ["022", "077"] {
         for with_locks in [true, false] {
             let (it, name) = novas();
-            for other in ["0".repeat(40), format!("{}_1073741824", "0".repeat(40)), "ephemeral_20_abcdefg".into()] {
+            for other in
+                ["0".repeat(40), format!("{}_1073741824", "0".repeat(40)), "ephemeral_20_abcdefg".into()]
+            {
                 plain_file(&it.world, &other, 2 * DAY);
             }
             if !with_locks {
@@ -92,7 +94,8 @@ fn the_user_nova_can_prune_as_well() {
 #[test]
 fn where_the_path_is_roots_prune_acts_as_the_owner_of_the_locks() {
     let (it, name) = novas();
-    std::os::unix::fs::chown(it.world.instances_path(), Some(0), Some(0)).unwrap_or_else(|_| assert!(!is_root()));
+    std::os::unix::fs::chown(it.world.instances_path(), Some(0), Some(0))
+        .unwrap_or_else(|_| assert!(!is_root()));
     let stopped = it.aside(&name, NO_ARGS);
     all_is_novas(&it.world);
     assert_eq!(stopped.finish().exits(0).outcome(&name), "removed");

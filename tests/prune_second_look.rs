@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::common::prune::{
-    InUse, aside, error, names, plain_file, three_files, wait_until, with_outcome,
-};
+use crate::common::prune::{InUse, aside, error, names, plain_file, three_files, wait_until, with_outcome};
 use crate::common::{DAY, HOST, Run, Snapshot, mtime, overlay, set_mtime, tool};
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -199,9 +197,9 @@ fn a_file_that_a_disk_has_come_to_name_stays_and_the_others_go() {
             fs_err::rename(&known, it.world.outside().join("was-known")).unwrap();
             fs_err::rename(&outside, &known).unwrap();
         }),
-        ("by a chain through a link elsewhere", "3c8f/disk", |it, base| {
-            let link = it.world.outside().join("link");
-            symlink(base, &link).unwrap();
+        ("by a chain through a file elsewhere", "3c8f/disk", |it, base| {
+            let link = it.world.outside().join("link.qcow2");
+            overlay(&link, base);
             overlay(&it.world.path("3c8f/disk"), link);
         }),
         ("by a link in the cache", "3c8f/disk", |it, _| {

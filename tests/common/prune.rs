@@ -118,6 +118,11 @@ impl Stopped {
         self.go_on().finish()
     }
 
+    /// Sends it a signal, which it gets when it goes on.
+    pub fn signal(&self, signal: Signal) {
+        self.0.signal(signal);
+    }
+
     /// Kills it: what is set aside stays so.
     pub fn kill(self) {
         drop(self);
