@@ -303,15 +303,3 @@ fn a_disk_in_an_unlisted_directory_keeps_its_file_unless_told_otherwise() {
     let run = it.world.prune(["--ignore-unlisted"]).exits(0);
     assert_eq!(run.outcome(&name), "removed");
 }
-
-#[test]
-fn a_reader_that_has_gone_away_stops_the_output_but_not_the_removal() {
-    let it = InUse::new();
-    let files: Vec<String> = (0..200).map(|n| format!("{n:040x}")).collect();
-    files.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let output = prune_command(&it.world, NO_ARGS).stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
-    assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
-}
