@@ -75,7 +75,10 @@ impl Locks {
         let _as_owner = owner.assume()?;
         match open(&path, flags, Mode::empty()) {
             Ok(directory) => Ok(Some(Self { directory, path, owner })),
-            Err(Errno::ENOENT) if fs_err::symlink_metadata(&path).is_err() => Ok(None),
+            // Another prune may have made it by now; a link that leads nowhere is an error.
+            Err(Errno::ENOENT) if !fs_err::symlink_metadata(&path).is_ok_and(|it| it.is_symlink()) => {
+                Ok(None)
+            }
             Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
         }
     }

@@ -13,31 +13,6 @@ use crate::common::{DAY, World, set_age};
 const NO_ARGS: [&str; 0] = [];
 
 #[test]
-fn a_file_whose_lock_nova_holds_is_waited_for_and_left() {
-    let it = InUse::new();
-    let [held, free] = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&held);
-    let before = untouched(&it.world, &[&it.used]);
-    let start = Instant::now();
-    let run = it.world.prune(["--lock-wait", "1s"]).exits(0);
-    let waited = start.elapsed();
-    println!("waited {waited:?}");
-    assert!(waited >= Duration::from_secs(1), "waited only {waited:?}");
-    assert!(waited < Duration::from_secs(5), "waited {waited:?}");
-    assert_eq!(run.outcome(&held), "locked");
-    assert_eq!(run.outcome(&free), "removed");
-    let mut expected = before;
-    expected.0.remove(&it.world.base(&free)).unwrap();
-    expected.assert_same(&untouched(&it.world, &[&it.used]));
-    assert!(lock_file(&it.world, &held).exists());
-
-    nova.releases(&held);
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(&held), "removed");
-}
-
-#[test]
 fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock() {
     let it = InUse::new();
     let held = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
@@ -45,9 +20,12 @@ fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock(
     held.iter().for_each(|name| nova.takes(name));
     for (wait, least, most) in [("1500ms", 1500, 2900), ("0", 0, 1400)] {
         let start = Instant::now();
+        let free = it.world.original("image-free", 2 * DAY);
         let run = it.world.prune(["--lock-wait", wait]).exits(0);
         let waited = start.elapsed().as_millis();
         assert_eq!(with_outcome(&run, "locked"), BTreeSet::from(held.clone()));
+        assert_eq!(run.outcome(&free), "removed");
+        assert!(held.iter().all(|name| lock_file(&it.world, name).exists()));
         assert!((least..most).contains(&waited), "--lock-wait {wait}: {waited} ms");
         for name in &held {
             let error = error(&run, name);
@@ -112,44 +90,6 @@ fn what_is_made_from_an_original_waits_for_the_lock_of_the_original() {
     }
 }
 
-#[test]
-fn a_resized_copy_of_a_used_image_waits_for_the_lock_of_the_original() {
-    let it = InUse::new();
-    // The disk names one copy, so that the other is unused.
-    let kept = it.world.resized("image-used", 1 << 30, 2 * DAY);
-    let unused = it.world.resized("image-used", 2 << 30, 2 * DAY);
-    it.world.instance_disk("instance-00000001", &kept);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&it.used);
-    let run = it.world.prune(["--lock-wait", "300ms"]).exits(0);
-    assert_eq!(run.outcome(&unused), "locked");
-    assert!(it.world.base(&unused).exists());
-
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    nova.releases(&it.used);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&unused), "removed");
-    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone(), kept]));
-    assert!(lock_file(&it.world, &it.used).exists(), "the lock file of a file that stays is nova's");
-}
-
-#[test]
-fn a_file_and_its_sidecar_stay_together_while_nova_holds_the_lock() {
-    let it = InUse::new();
-    let held = it.world.original("image-a", 2 * DAY);
-    let info = format!("{held}.info");
-    plain_file(&it.world, &info, 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&held);
-    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
-    assert_eq!(run.outcome(&held), "locked");
-    assert_eq!(run.outcome(&info), "locked");
-    nova.releases(&held);
-    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
-    assert_eq!(with_outcome(&run, "removed"), BTreeSet::from([held, info]));
-    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
-}
-
 /// The reverse: prune is stopped while the file is set aside, and nova, which does not wait, asks.
 #[test]
 fn nova_does_not_get_the_lock_that_prune_holds() {
@@ -177,22 +117,6 @@ fn nova_does_not_get_the_lock_that_prune_holds() {
             nova.releases(lock);
         }
     }
-}
-
-/// The same without strace: while prune waits for the lock of the copy it holds that of the original.
-#[test]
-fn nova_does_not_get_the_lock_of_the_original_while_prune_waits_for_that_of_the_copy() {
-    let it = InUse::new();
-    let resized = it.world.resized("image-a", 1 << 30, 2 * DAY);
-    let (original, _) = resized.split_once('_').unwrap();
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&resized);
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    wait_until("prune holds the lock of the original", || is_locked(&lock_file(&it.world, original)));
-    assert!(!nova.gets(original));
-    nova.releases(&resized);
-    assert_eq!(prune.finish().exits(0).outcome(&resized), "removed");
-    nova.takes(original);
 }
 
 /// One that nova waits for must not go: two novas could then fetch one image at once.
@@ -256,6 +180,23 @@ fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
     assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
     other.releases("anew");
     assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+}
+
+/// The same while the file is set aside; of a copy, the original's counts as well.
+#[test]
+fn a_file_whose_lock_file_is_replaced_while_it_is_set_aside_is_put_back() {
+    for of_original in [false, true] {
+        let it = InUse::new();
+        let original = "1".repeat(40);
+        let name = format!("{original}_1073741824");
+        let path = plain_file(&it.world, &name, 2 * DAY);
+        let mut nova = Nova::start(&it.world);
+        let run = it.while_aside(&name, &[], || {
+            replace_lock_file(&it.world, if of_original { &original } else { &name }, &mut nova);
+        });
+        assert_eq!(run.exits(0).outcome(&name), "locked");
+        assert!(path.exists());
+    }
 }
 
 /// Puts another lock file, which this nova holds, in the place of that of a cache file, at once.

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::prune::{InUse, Running, aside, error, is_locked, untouched, wait_until};
+use crate::common::prune::{
+    InUse, Running, aside, error, inject, is_locked, under_strace, untouched, wait_until,
+};
 use crate::common::{DAY, World, overlay, qemu_img, set_age, tool};
 
 const NO_ARGS: [&str; 0] = [];
@@ -158,6 +160,38 @@ fn a_file_that_a_process_has_open_stays_and_the_report_names_the_process() {
         "qemu-nbd",
         false,
     );
+}
+
+/// QEMU opens a file before it locks it. nova runs this rebase without a lock of its own, and no directory changes.
+#[test]
+fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
+    let it = InUse::new();
+    let base = it.world.original("image-a", 2 * DAY);
+    let path = it.world.base(&base);
+    let disk = it.world.path("instance-00000001/disk");
+    let mut rebase = Command::new(tool("qemu-img", "qemu-utils"));
+    rebase.args(["rebase", "-f", "qcow2", "-F", "raw", "-b"]).args([&path, &disk]);
+    let mut rebase = Running::start(&mut under_strace(
+        &it.world,
+        inject("fcntl:delay_enter=5000000:when=1", &path),
+        &rebase,
+    ));
+    let has_it_open = || {
+        let processes = fs_err::read_dir("/proc").unwrap().map(|it| it.unwrap().path().join("fd"));
+        let descriptors = processes.filter_map(|it| std::fs::read_dir(it).ok()).flatten().flatten();
+        descriptors.filter_map(|it| std::fs::read_link(it.path()).ok()).any(|it| it == path)
+    };
+    wait_until("qemu-img opens the new base", || {
+        assert!(rebase.is_running());
+        has_it_open()
+    });
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(&base), "open", "{run:#?}");
+    let error = error(&run, &base);
+    assert!(error.contains("(qemu-img)"), "{error}");
+    assert_eq!(rebase.finish().code, 0);
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&base), "in_use", "{run:#?}");
 }
 
 #[test]

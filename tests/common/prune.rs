@@ -94,10 +94,10 @@ impl World {
     /// Starts a prune and stops it in its wait after it has set this file aside, the last of its batch.
     #[track_caller]
     pub fn aside(&self, command: &mut Command, name: &str) -> Stopped {
-        let running = Running::start(command.args(["--settle", "500ms"]));
+        let running = Running::start(command.args(["--settle", "1s"]));
         wait_until("prune sets the file aside", || aside(self, name).exists());
         // The rest of the batch takes less than that.
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(30));
         running.signal(Signal::SIGSTOP);
         assert!(aside(self, name).exists(), "prune went on before it was stopped");
         Stopped(running)
