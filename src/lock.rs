@@ -177,8 +177,8 @@ impl Locks {
         loop {
             let file = self.open_file(&name, create)?;
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-                // A lock file that has lost its name excludes nobody.
-                Ok(_) if !self.names(&name, &file)? => {}
+                // A lock file that has lost its name excludes nobody. The deadline ends this, whoever replaces it how often.
+                Ok(_) if !self.names(&name, &file)? => return Ok(None),
                 Ok(_) => return Ok(Some(HeldLock { file, name })),
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
                 Err(Errno::EINTR) => {}

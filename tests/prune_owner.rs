@@ -131,8 +131,10 @@ fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
     // The lock files themselves.
     fs_err::remove_file(it.world.path("locks")).unwrap();
     fs_err::create_dir(it.world.path("locks")).unwrap();
-    let others = [directory.join("absent"), directory.join("victim")];
-    let names = [name, it.world.original("image-b", 2 * DAY)];
+    let novas = it.world.file("novas", "");
+    std::os::unix::fs::chown(&novas, Some(nova_user()), Some(nova_user())).unwrap();
+    let others = [directory.join("absent"), directory.join("victim"), novas];
+    let names = [name, it.world.original("image-b", 2 * DAY), it.world.original("image-c", 2 * DAY)];
     for (name, other) in names.iter().zip(&others) {
         symlink(other, lock_file(&it.world, name)).unwrap();
     }
@@ -141,6 +143,15 @@ fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
     let run = it.world.prune(NO_ARGS).exits(1);
     assert_eq!(with_outcome(&run, "failed"), names.into());
     before.assert_same(&Snapshot::of(&directory));
+}
+
+/// Ends the threads, even where the test ends by a panic.
+struct AtEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// Two names are exchanged all the time, in `locks` and in the cache: one is nova's and the other leads to root's.
@@ -158,6 +169,7 @@ fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
     let end = AtomicBool::new(false);
     let mut outcomes = std::collections::BTreeMap::new();
     std::thread::scope(|scope| {
+        let _at_end = AtEnd(&end);
         let swap = |one: PathBuf, to: &Path| {
             let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
             symlink(to, &other).unwrap();
@@ -183,7 +195,6 @@ fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
             let run = finish(&mut prune_command(world, ["--lock-wait", "0", "--settle", "10ms"]));
             *outcomes.entry(run.code).or_insert(0) += 1;
         }
-        end.store(true, Relaxed);
     });
     println!("{PRUNES} prunes by exit code: {outcomes:?}");
     before.assert_same(&Snapshot::of(&directory));
