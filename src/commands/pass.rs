@@ -66,6 +66,9 @@ impl<'a> Pass<'a> {
         let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
         guard::check_usage(asked)?;
         inventory::check_stdin(&judging.inventory, &listing.images)?;
+        if global.verbose && !global.environment.is_empty() {
+            report::print_message(&format!("from the environment: {}", global.environment.join(", ")));
+        }
         let conf = settings::nova_conf(global, Some(judging))?;
         let has_source = has_inventory || has_libvirt;
         let texts = has_source.then(|| inventory::read(&judging.inventory, &judging.libvirt)).transpose()?;
@@ -240,8 +243,5 @@ impl<'a> Pass<'a> {
             evidence.references.len(),
             crate::warning::count(evidence.rounds, "round"),
         ));
-        if !self.global.environment.is_empty() {
-            report::print_message(&format!("from the environment: {}", self.global.environment.join(", ")));
-        }
     }
 }
