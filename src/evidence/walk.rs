@@ -284,6 +284,9 @@ pub fn type_of(stat: &FileStat) -> Type {
     }
 }
 
+/// What the problem of a link begins with that leads nowhere.
+pub const DANGLING: &str = "a link that cannot be followed";
+
 fn dangling(error: &io::Error) -> String {
-    format!("a link that cannot be followed: {}", cause(error))
+    format!("{DANGLING}: {}", cause(error))
 }
