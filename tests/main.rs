@@ -21,6 +21,7 @@ mod faults;
 mod generated;
 mod inventory;
 mod nova_conf;
+mod operator;
 mod output;
 mod parsers;
 mod progress;

@@ -52,10 +52,10 @@ fn text(output: &Output) -> String {
 fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
     let world = world();
     let shown = text(&explain(&world, 150, true, ""));
-    assert!(shown.contains(" files and directories"), "{shown}");
+    assert!(shown.contains("reading directories and disks, "), "{shown}");
     // It is cleared at the end, and the table is as it would have been.
     let table = fs_err::read_to_string(world.outside().join("stdout")).unwrap();
-    assert!(table.contains("in_use") && !table.contains("files and directories"), "{table}");
+    assert!(table.contains("in_use") && !table.contains("reading directories"), "{table}");
 }
 
 #[test]
@@ -63,6 +63,6 @@ fn there_is_no_progress_in_a_pipe_nor_with_quiet_nor_where_nobody_waits() {
     let world = world();
     for (milliseconds, on_terminal, more) in [(150, false, ""), (150, true, "--quiet"), (0, true, "")] {
         let shown = text(&explain(&world, milliseconds, on_terminal, more));
-        assert!(!shown.contains("files and directories"), "{milliseconds} {on_terminal} {more}: {shown}");
+        assert!(!shown.contains("reading directories"), "{milliseconds} {on_terminal} {more}: {shown}");
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nova_imagecache::cache_name::cache_file_name;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::common::{DAY, HOST, HOUR, MINUTE, Run, World, overlay, set_age, tool};
 
@@ -16,7 +16,7 @@ const IMAGES: [Image; 12] = [
     ("ubuntu-24.04", 2600, HOUR, Some("active"), 12),
     ("ubuntu-22.04", 2300, HOUR, Some("active"), 9),
     ("debian-12", 1400, HOUR, Some("active"), 8),
-    ("rocky-9", 1900, HOUR, Some("active"), 4),
+    ("rocky-9", 1900, HOUR, Some("active"), 5),
     ("Windows Server 2022 Datacenter (2026-03)", 9200, HOUR, Some("active"), 3),
     ("golden-2023", 3100, HOUR, None, 2),
     ("cirros-0.6.2", 20, HOUR, Some("active"), 1),
@@ -31,6 +31,9 @@ const IMAGES: [Image; 12] = [
 pub const BROKEN: &str = "00000039-4c61-4b4e-8a35-0a8d3a6f1b02";
 /// Its backing file.
 pub const GONE: &str = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+
+/// Judged by `--host`, `--inventory inventory.json` and `--images images.json`.
+pub const JUDGED: [&str; 6] = ["--host", HOST, "--inventory", "inventory.json", "--images", "images.json"];
 
 pub struct Host {
     pub world: World,
@@ -62,7 +65,7 @@ impl Host {
             for _ in 0..instances {
                 let uuid = format!("{:08}-4c61-4b4e-8a35-0a8d3a6f1b02", rows.len());
                 match rows.len() {
-                    38 => overlay(&world.path(BROKEN).join("disk"), world.base(GONE)),
+                    39 => overlay(&world.path(BROKEN).join("disk"), world.base(GONE)),
                     _ => disk(&world, &uuid, &file),
                 }
                 let (swap_mb, ephemeral_gb) = (rows.len() % 2 * 512, rows.len() / 30 * 20);
@@ -70,7 +73,7 @@ impl Host {
                                  "swap_mb": swap_mb, "ephemeral_gb": ephemeral_gb}));
             }
         }
-        rows[38]["uuid"] = json!(BROKEN);
+        rows[39]["uuid"] = json!(BROKEN);
         rows.push(json!({"uuid": "elsewhere", "host": "compute-9", "image_ref": id("fedora-39")}));
         world.inventory(&json!(rows));
         world.file("images.json", json!(images).to_string());
@@ -89,25 +92,37 @@ impl Host {
         Self { world }
     }
 
-    /// Runs the command in the directory of the inventory and the list of images, in a pipe.
+    /// Runs the command in the directory of the inventory and the list of images, in a pipe, without these two.
     pub fn run(&self, args: &[&str]) -> Run {
         Run::of(self.world.command().args(["-p", "instances"]).args(args))
     }
 
-    /// The same, with the cache on a filesystem of its own, of 64 MiB, where nobody else writes: a tmpfs of a mount
-    /// namespace, which goes with the command. Returns what is left in the cache as well.
-    pub fn run_on_own_filesystem(&self, args: &[&str]) -> (Run, Vec<String>) {
-        const SCRIPT: &str = r#"cp -a _base ../saved && mount -t tmpfs -o size=64m none _base && cp -a ../saved/. _base/ &&
-            { "$@"; code=$?; ls _base > ../left; rm -r ../saved; exit $code; }"#;
-        let output = Command::new(tool("unshare", "util-linux"))
-            .args(["--map-root-user", "--mount", "sh", "-c", SCRIPT, "sh"])
+    /// The same with the instances path on a filesystem of its own, of 64 MiB and 300 inodes, where nobody else writes: a tmpfs of a
+    /// mount namespace, which goes with the command. `before` is run there first. Returns what is left in the cache, too.
+    pub fn run_on_own_filesystem(&self, before: &str, args: &[&str]) -> (Run, Vec<String>) {
+        const SCRIPT: &str = r#"cp -a . ../saved && mount -t tmpfs -o size=64m,nr_inodes=300 none . && cd "$PWD" &&
+            cp -a ../saved/. . && rm -r ../saved && eval "$0" &&
+            { cd ..; "$@"; code=$?; ls instances/_base > left; exit $code; }"#;
+        let mut command = Command::new(tool("unshare", "util-linux"));
+        if !nix::unistd::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let output = command
+            .args(["--mount", "sh", "-c", SCRIPT, before])
             .arg(assert_cmd::cargo::cargo_bin!("nova-imagecache"))
-            .args(["-p", "."])
+            .args(["-p", "instances"])
             .args(args)
             .current_dir(self.world.instances_path())
             .output();
-        let left = fs_err::read_to_string(self.world.outside().join("left")).unwrap();
-        (Run::from(output.unwrap()), left.lines().map(str::to_owned).collect())
+        let run = Run::from(output.unwrap());
+        let left = fs_err::read_to_string(self.world.outside().join("left"))
+            .unwrap_or_else(|_| panic!("the tests need leave to mount a tmpfs: {run:#?}"));
+        (run, left.lines().map(str::to_owned).collect())
+    }
+
+    /// The same with both, and JSON.
+    pub fn judged(&self, args: &[&str]) -> Run {
+        self.run(&[args, &JUDGED, &["-f", "json"]].concat())
     }
 
     /// What a terminal of that many columns is sent.
@@ -133,11 +148,6 @@ impl Host {
         let disk = self.world.path(BROKEN).join("disk");
         fs_err::write(&disk, b"QFI\xfb\0\0\0\x03cut").unwrap();
         disk
-    }
-
-    pub fn images(&self) -> Value {
-        serde_json::from_str(&fs_err::read_to_string(self.world.outside().join("images.json")).unwrap())
-            .unwrap()
     }
 }
 
