@@ -1,6 +1,6 @@
 //! What is printed, and where: JSON field by field, tables, messages, pipes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,47 +9,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use crate::common::host::{Host, id};
-use crate::common::{DAY, HOST, HOUR, MINUTE, Run, World, list, overlay, text};
+use crate::common::{DAY, Run, World, list, overlay, text};
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
-const NO_ARGS: [&str; 0] = [];
-
-/// A world with a file of every kind and verdict, missing files, unlisted directories and a warning.
-fn world() -> World {
-    let world = World::new();
-    let used = world.original("used", 2 * DAY);
-    let copy = world.resized("used", 1 << 30, 3 * HOUR);
-    world.resized("used", 2 << 30, 3 * HOUR);
-    world.original("young", MINUTE);
-    let unused = world.original("unused", 9 * DAY);
-    for name in ["swap_5", "swap_6", "ephemeral_7_abcdefg", "odd"] {
-        world.cache_file(name, 9 * DAY);
-    }
-    for end in ["_sm", ".info", ".part"] {
-        world.cache_file(&format!("{unused}{end}"), 9 * DAY);
-    }
-    world.instance_disk("uuid-1", &copy);
-    world.instance_disk("orphan", &used);
-    fs_err::write(world.path("orphan/notes.txt"), "no disk").unwrap();
-    world.inventory(&json!([
-        {"uuid": "uuid-1", "host": HOST, "image_ref": "used", "kernel_id": "absent", "swap_mb": 5},
-        {"uuid": "uuid-2", "host": "compute-9", "image_ref": "of others"},
-    ]));
-    world
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    let mut keys: Vec<_> = value.as_object().unwrap().keys().map(String::as_str).collect();
-    keys.sort_unstable();
-    keys
-}
-
 #[track_caller]
 fn assert_keys(value: &Value, expected: &str) {
-    let mut expected: Vec<_> = expected.split_whitespace().collect();
-    expected.sort_unstable();
-    assert_eq!(keys(value), expected);
+    let keys: BTreeSet<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, expected.split_whitespace().collect());
 }
 
 // The keys of a command's object, of its files and of its summary: SPEC, section 7.
@@ -170,49 +137,54 @@ fn strip_ages(files: &Value) -> Value {
 
 #[test]
 fn lists_are_sorted_by_name() {
-    let world = world();
+    let host = Host::new();
     for directory in ["z", "b", "Y", "a-1", "a", "é"] {
-        overlay(&world.path(directory).join("disk"), format!("../_base/swap_{}", directory.len()));
-        fs_err::os::unix::fs::symlink("/nowhere", world.path(directory).join("broken")).unwrap();
+        let path = host.world.path(directory);
+        overlay(&path.join("disk"), format!("../_base/swap_{}", directory.len()));
+        symlink("/nowhere", path.join("broken")).unwrap();
     }
-    let json = world.explain(NO_ARGS).exits(1).json();
-    let is_sorted = |items: Vec<String>| {
+    let json = host.judged(&["explain"]).exits(1).json();
+    for (key, by) in
+        [("files", "name"), ("missing", "name"), ("unlisted_directories", "name"), ("unreadable", "path")]
+    {
+        let items: Vec<_> = list(&json[key]).iter().map(|it| text(&it[by])).collect();
         assert!(items.len() > 2 && items.is_sorted(), "{items:?}");
-    };
-    for key in ["files", "missing", "unlisted_directories"] {
-        is_sorted(list(&json[key]).iter().map(|it| text(&it["name"])).collect());
     }
-    is_sorted(list(&json["unreadable"]).iter().map(|it| text(&it["path"])).collect());
 }
 
 #[test]
 fn summaries_add_up() {
-    let world = world();
-    let add = |total: &mut BTreeMap<String, (u64, u64)>, key: &Value, file: &Value| {
-        let sum = total.entry(text(key)).or_default();
-        sum.0 += 1;
-        sum.1 += file["disk_bytes"].as_u64().unwrap();
-    };
+    let host = Host::new();
     for (run, groups) in [
-        (world.scan(), &[("by_kind", "kind")][..]),
-        (world.explain(NO_ARGS), &[("by_verdict", "verdict")]),
-        (world.explain(["used"]), &[("by_verdict", "verdict")]),
-        (world.dry_run(["--partials"]), &[("by_verdict", "verdict"), ("by_outcome", "outcome")]),
+        (host.run(&["scan", "-f", "json"]), &[("by_kind", "kind")][..]),
+        (host.judged(&["explain"]), &[("by_verdict", "verdict")]),
+        (host.judged(&["explain", &id("centos-7")]), &[("by_verdict", "verdict")]),
+        (
+            host.judged(&["prune", "-n", "--partials"]),
+            &[("by_verdict", "verdict"), ("by_outcome", "outcome")],
+        ),
     ] {
         let json = run.exits(0).json();
         let files = list(&json["files"]);
-        assert_eq!(json["summary"]["files"], files.len());
-        let sum: u64 = files.iter().map(|it| it["disk_bytes"].as_u64().unwrap()).sum();
-        assert_eq!(json["summary"]["disk_bytes"], sum);
-        assert!(sum > 0);
+        let total_of = |files: &mut dyn Iterator<Item = &Value>| {
+            let bytes: Vec<u64> = files.map(|it| it["disk_bytes"].as_u64().unwrap()).collect();
+            json!({"files": bytes.len(), "disk_bytes": bytes.iter().sum::<u64>()})
+        };
+        let all = total_of(&mut files.iter());
+        assert_eq!(
+            json!({"files": json["summary"]["files"], "disk_bytes": json["summary"]["disk_bytes"]}),
+            all
+        );
         for (group, key) in groups {
-            let mut expected = BTreeMap::new();
-            files.iter().for_each(|it| add(&mut expected, &it[key], it));
-            for (word, total) in json["summary"][group].as_object().unwrap() {
-                let (files, disk_bytes) = expected.remove(word).unwrap_or_default();
-                assert_eq!(*total, json!({"files": files, "disk_bytes": disk_bytes}), "{group} {word}");
+            let totals = json["summary"][group].as_object().unwrap();
+            assert!(files.iter().all(|it| totals.contains_key(&text(&it[key]))), "{group}");
+            for (word, total) in totals {
+                assert_eq!(
+                    *total,
+                    total_of(&mut files.iter().filter(|it| it[key] == **word)),
+                    "{group} {word}"
+                );
             }
-            assert_eq!(expected, BTreeMap::new(), "left out of {group}");
         }
     }
 }
@@ -237,23 +209,26 @@ fn times_are_in_utc_with_nanoseconds() {
 
 #[test]
 fn what_does_not_apply_is_null() {
-    let run = world().explain(NO_ARGS).exits(0);
-    for name in ["swap_5", "ephemeral_7_abcdefg", "odd"] {
-        assert_eq!(run.file(name)["fingerprint"], Value::Null, "{name}");
+    let run = Host::new().run(&["explain", "-f", "json"]).exits(0);
+    for name in ["swap_512", "ephemeral_20_8c4ce2a", "README"] {
+        assert_eq!(
+            (&run.file(name)["fingerprint"], &run.file(name)["image"]),
+            (&Value::Null, &Value::Null),
+            "{name}"
+        );
     }
-    assert_eq!(run.file("odd")["minimum_age_seconds"], Value::Null);
-    assert_eq!(run.file("swap_5")["minimum_age_seconds"], 86_400);
+    assert_eq!(run.file("README")["minimum_age_seconds"], Value::Null);
+    assert_eq!(run.file("swap_512")["minimum_age_seconds"], 86_400);
 }
 
 #[test]
 fn global_options_stand_before_or_after_the_subcommand() {
-    let world = world();
-    let path = world.instances_path();
-    let run = |before: &[&str], after: &[&str]| {
-        Run::of(world.command().args(before).arg("-p").arg(&path).arg("scan").args(after)).exits(0).stdout
-    };
-    let age_of = |stdout: &str| serde_json::from_str::<Value>(stdout).unwrap()["summary"].clone();
-    assert_eq!(age_of(&run(&["-f", "json"], &[])), age_of(&run(&[], &["--format", "json"])));
+    let host = Host::new();
+    let summary = |args: &[&str]| Run::of(host.world.command().args(args)).exits(0).json()["summary"].clone();
+    assert_eq!(
+        summary(&["-f", "json", "-p", "instances", "scan"]),
+        summary(&["scan", "--instances-path", "instances", "--format", "json"])
+    );
 }
 
 #[test]
@@ -265,8 +240,15 @@ fn names_from_disk_cannot_steer_the_terminal() {
         overlay(&world.path(name).join("disk\u{1b}[2J"), "/x/_base/gone\r\u{9b}31m");
     }
     fs_err::os::unix::fs::symlink("/nowhere", world.path(hostile[0]).join("broken\n")).unwrap();
-    for run in [world.run("scan", NO_ARGS), world.run("explain", NO_ARGS), world.run("explain", [hostile[1]])]
-    {
+    // Whoever may make an image gives it its name.
+    let image = world.original("i", DAY);
+    let images = world.file("images.json", json!([{"ID": "i", "Name": hostile.concat()}]).to_string());
+    let images = ["--images", images.to_str().unwrap()];
+    for run in [
+        world.run("scan", images),
+        world.run("explain", images),
+        world.run("explain", [images[0], images[1], hostile[1], &image]),
+    ] {
         assert!(run.code < 2, "{run:#?}");
         for output in [&run.stdout, &run.stderr] {
             let bad = output.chars().find(|it| it.is_control() && *it != '\n' || *it == '\u{202e}');
@@ -315,7 +297,7 @@ fn a_closed_pipe_ends_the_output_quietly() {
 
 #[test]
 fn an_output_that_cannot_be_written_is_an_error() {
-    let world = world();
+    let world = World::new();
     for format in ["table", "json"] {
         let output = Command::new(assert_cmd::cargo::cargo_bin!("nova-imagecache"))
             .env_clear()
