@@ -114,7 +114,10 @@ impl<'a> Pass<'a> {
                 })
             })
         })?;
-        self.print_statistics(&evidence);
+        // Not of the second look: its line of progress is there.
+        if set_aside.is_empty() {
+            self.print_statistics(&evidence);
+        }
         // Not dropped: freeing it costs 5% of a pass and the process exits next.
         Ok(ManuallyDrop::new(evidence))
     }

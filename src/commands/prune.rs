@@ -128,8 +128,10 @@ impl Command<'_> {
                 break;
             }
             let mut incomplete = None;
-            let outcomes = removal
-                .remove(&batch, |set_aside| self.look_again(found.evidence, set_aside, &mut incomplete));
+            let outcomes = self.pass.progress.shown(self.pass.global.quiet, || {
+                removal
+                    .remove(&batch, |set_aside| self.look_again(found.evidence, set_aside, &mut incomplete))
+            });
             for (name, done) in
                 batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
             {
