@@ -411,10 +411,13 @@ fn why(report: &PassReport<'_>, file: &Judged<'_>, done: Option<&Done>) -> Strin
     if let Some(error) = done.and_then(|it| it.error.as_deref()) {
         return format!("{}{lost}", one_line(error));
     }
-    // An outcome does not tell the verdict, but for a file that is removable.
-    let verdict = match done {
-        Some(_) if file.verdict != Verdict::Removable => format!("{}: ", file.verdict.as_str()),
-        _ => String::new(),
+    // The outcome alone does not tell why a file was left.
+    let verdict = match done.map(|it| it.outcome) {
+        None => String::new(),
+        Some(Outcome::Spared) => "not needed for --until-free: ".into(),
+        Some(Outcome::Kept) if file.verdict == Verdict::Removable => "not asked for: ".into(),
+        Some(_) if file.verdict == Verdict::Removable => String::new(),
+        Some(_) => format!("{}: ", file.verdict.as_str()),
     };
     let reasons: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
     format!("{verdict}{}{lost}", reasons.join("; "))
