@@ -42,7 +42,14 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
     for path in paths {
         let name = path.display().to_string();
         let mut text = Vec::new();
-        fs_err::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut text)?;
+        fs_err::File::open(path)
+            .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
+            .map_err(|error| {
+                anyhow!(
+                    "--config-file: {:#}: name a file that this user may read",
+                    anyhow::Error::from(error)
+                )
+            })?;
         if text.len() as u64 > LONGEST_FILE {
             bail!("{name}: is larger than {LONGEST_FILE} bytes: check that it is a nova.conf");
         }

@@ -147,7 +147,7 @@ impl fmt::Display for Warning {
             }
             Self::EvidenceIncomplete { path, error, advice, more } => {
                 write!(f, "the evidence is incomplete, so nothing is removable: {path}: {error}: {advice}")?;
-                and_more(f, *more)
+                if *more > 0 { write!(f, " (explain lists {more} more)") } else { Ok(()) }
             }
             Self::InstanceBroken { file, why } => {
                 write!(

@@ -285,6 +285,7 @@ fn errors_name_the_option_and_what_to_do() {
             "--images inventory.json|is a list of servers: give it to --inventory",
         ),
         ("scan --images network.xml", "--images network.xml|is XML"),
+        ("scan --config-file gone", "--config-file|gone|No such file|name a file"),
         ("scan --images instances", "--images|instances|directory"),
         ("prune --disks-only --plan gone", "cannot read the plan|gone|prune --dry-run --format json"),
         ("scan -p /no/such/path", "/no/such/path: not found|is mounted|--instances-path"),

@@ -170,7 +170,7 @@ fn a_file_or_a_missing_one_that_is_asked_for_is_told_in_full() {
     let shown = lines(&host.run(&[&["explain"], &JUDGED[..], &[&file, GONE]].concat()).exits(0)).join("\n");
     for text in [
         &format!("{file}\n  verdict       in_use\n  path "),
-        "\n  image         fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8e02 (debian-12)\n  download      possible again\n",
+        "\n  image         fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8e02 (debian-12)\n  downloadable  yes\n",
         "\n  size          1.37 MiB (1.37 MiB on disk)\n  mtime ",
         "\n      instance  00000021-4c61-4b4e-8a35-0a8d3a6f1b02\n",
         "00000021-4c61-4b4e-8a35-0a8d3a6f1b02/disk\n",

@@ -118,7 +118,11 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
         }
         list(
             output,
-            "could not be read",
+            if report.judgement.unreadable.len() == 1 {
+                "path could not be read"
+            } else {
+                "paths could not be read"
+            },
             report.judgement.unreadable.iter().map(|it| {
                 let so = if it.blocks { "" } else { ", which does not matter for the verdicts" };
                 format!("{} ({}{so})", printable(it.path.as_os_str()), one_line(&it.error))
@@ -364,11 +368,7 @@ fn story(
         writeln!(output, "  image         {}{name}", one_line(&image.id))?;
     }
     if let Some(downloadable) = report.downloadable(file) {
-        writeln!(
-            output,
-            "  download      {}",
-            if downloadable { "possible again" } else { "not possible again" }
-        )?;
+        writeln!(output, "  downloadable  {}", if downloadable { "yes" } else { "no" })?;
     }
     if let Ok(stat) = &file.file.stat {
         writeln!(output, "  size          {} ({} on disk)", size_text(stat.size_bytes), size(file.file))?;
