@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use crate::common::host::{GONE, Host, JUDGED, original};
+use crate::common::host::{GONE, Host, JUDGED, id, original};
 use crate::common::{DAY, HOST, HOUR, Run, World};
 use nova_imagecache::cache_name::cache_file_name;
+use serde_json::json;
 
 const WITHOUT_IMAGES: &[&str] = JUDGED.split_at(4).0;
 
@@ -160,7 +161,7 @@ fn without_an_inventory_no_text_speaks_of_instances() {
         assert!(!text.contains("instance"), "{text}");
     }
     let json = host.run(&["explain", "-f", "json"]).exits(0).json();
-    assert_eq!(json["unlisted_directories"], serde_json::json!([]));
+    assert_eq!(json["unlisted_directories"], json!([]));
 }
 
 #[test]
@@ -186,7 +187,15 @@ fn a_name_of_255_bytes_does_not_push_the_others_aside() {
     let host = Host::new();
     let long = "x".repeat(255);
     host.world.cache_file(&long, DAY);
-    let explain = [&["explain"], WITHOUT_IMAGES].concat();
+    let images =
+        json!([{"ID": id("fedora-39"), "Name": "long ".repeat(51)}, {"ID": id("debian-12"), "Name": "d"}]);
+    host.world.file("images.json", images.to_string());
+    let explain = [&["explain", "-q"], &JUDGED[..]].concat();
+    for args in [&explain[..], &["scan", "--images", "images.json"]] {
+        let lines = lines(&host.on_terminal(200, &[], args));
+        assert!(lines.iter().all(|it| it.contains(&long) || it.chars().count() <= 200), "{lines:#?}");
+        assert!(line(&lines, &original("debian-12")).contains("  d"), "{lines:#?}");
+    }
     for run in [host.on_terminal(200, &[], &explain), host.run(&explain)] {
         let lines = lines(&run);
         let swap = line(&lines, "swap_2048");

@@ -52,7 +52,8 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize
     let images: Vec<String> = files.iter().map(|(name, file)| image_and_loss(report, name, file)).collect();
     let column = column_width(&names);
     let has_images = images.iter().any(|it| !it.is_empty());
-    let beside = has_images && fits(BEFORE + column + 2 + column_width(&images), width);
+    let image_column = column_width(&images);
+    let beside = has_images && fits(BEFORE + column + 2 + image_column, width);
     if !files.is_empty() {
         let image = if beside { format!("{:pad$}  IMAGE", "", pad = column - 4) } else { String::new() };
         header(output, &format!("{:9}  {:>9}  {:>8}  FILE{image}", "KIND", "DISK", "AGE"))?;
@@ -66,7 +67,7 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize
             size(file),
             age.map_or("?".into(), |it| it.to_string()),
         )?;
-        if beside && !image.is_empty() {
+        if beside && !image.is_empty() && image.width() <= image_column {
             writeln!(output, "{text}{:pad$}  {image}", "", pad = column.saturating_sub(text.width()))?;
         } else {
             last_column(output, text, BEFORE, width)?;
@@ -271,10 +272,11 @@ fn rows(
         if !columns.age && !has_age {
             why = format!("{age} old; {why}");
         }
-        if columns.image.is_none() && !image.is_empty() {
+        let has_column = columns.image.is_some_and(|column| image.width() <= column);
+        if !has_column && !image.is_empty() {
             why = format!("{image}: {why}");
         }
-        columns.rest(output, &name, &image, &why)?;
+        columns.rest(output, &name, if has_column { &image } else { "" }, &why)?;
     }
     Ok(())
 }
