@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
@@ -50,7 +50,7 @@ impl Command<'_> {
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
         let (mut outcomes, _) = self.intents(&mut found)?;
         let mut goal = None;
-        if let Some((wanted_bytes, space)) = self.wanted()? {
+        if let Some((wanted_bytes, space)) = self.wanted() {
             let available_before_bytes = space.available_bytes;
             let chosen =
                 next_for(&found.judgement, &outcomes, wanted_bytes.saturating_sub(available_before_bytes));
@@ -99,7 +99,7 @@ impl Command<'_> {
             let mut work = Work { outcomes, ..Work::default() };
             if let (Some(removal), Some(cache)) = (&removal, &evidence.cache) {
                 removal.check_same(cache)?;
-                self.work(removal, self.wanted()?, (&mut found, &mut work));
+                self.work(removal, &mut found, &mut work);
             }
             if let Some(signal) = signals.received() {
                 found.warnings.push(Warning::Interrupted { signal });
@@ -110,12 +110,8 @@ impl Command<'_> {
     }
 
     /// Touches what is in use and removes what is to be removed.
-    fn work<'e>(
-        &self,
-        removal: &Removal<'_>,
-        wanted: Option<(u64, Space)>,
-        (found, work): (&mut Found<'e>, &mut Work<'e>),
-    ) {
+    fn work<'e>(&self, removal: &Removal<'_>, found: &mut Found<'e>, work: &mut Work<'e>) {
+        let wanted = self.wanted();
         let touched = removal.touch(&found.judgement);
         work.touched = touched.0;
         found.warnings.extend(touched.1);
@@ -123,8 +119,7 @@ impl Command<'_> {
             let names = match wanted {
                 None => work.left(),
                 Some((wanted_bytes, _)) => {
-                    // Where that cannot be read any more, nothing more is removed.
-                    let available = self.pass.space().map_or(u64::MAX, |it| it.available_bytes);
+                    let available = self.pass.space().map_or(0, |it| it.available_bytes);
                     next_for(&found.judgement, &work.outcomes, wanted_bytes.saturating_sub(available))
                 }
             };
@@ -215,12 +210,9 @@ impl Command<'_> {
     }
 
     /// How many bytes are to be free, and what is free now.
-    fn wanted(&self) -> Result<Option<(u64, Space)>> {
-        let Some(goal) = self.args.until_free else { return Ok(None) };
-        let space = self.pass.space().context(
-            "--until-free: cannot read how much is free on the filesystem of the cache: check that filesystem",
-        )?;
-        Ok(Some((goal.wanted_bytes(space), space)))
+    fn wanted(&self) -> Option<(u64, Space)> {
+        let space = self.pass.space()?;
+        self.args.until_free.map(|it| (it.wanted_bytes(space), space))
     }
 
     fn report(&self, mut found: Found<'_>, work: Work<'_>) -> Result<Exit> {

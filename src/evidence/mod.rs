@@ -23,7 +23,6 @@ pub use cache::read_cache;
 pub use gather::{Gathering, parse_compute_nodes};
 pub use open::{Opened, is_open_in_qemu, open_examined, open_regular};
 pub use parallel::Workers;
-pub use walk::DANGLING;
 
 use crate::cache_name::{CacheName, Kind};
 use crate::layout::Layout;

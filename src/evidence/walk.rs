@@ -284,9 +284,6 @@ pub fn type_of(stat: &FileStat) -> Type {
     }
 }
 
-/// What the problem of a link begins with that leads nowhere.
-pub const DANGLING: &str = "a link that cannot be followed";
-
 fn dangling(error: &io::Error) -> String {
-    format!("{DANGLING}: {}", cause(error))
+    format!("a link that cannot be followed: {}", cause(error))
 }

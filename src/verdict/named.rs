@@ -6,14 +6,12 @@ use std::path::Path;
 
 use super::users::{Role, Users};
 use super::{Policy, Unreadable};
-use crate::evidence::{DANGLING, Disk, Evidence, Identity, Target, base_name};
+use crate::evidence::{Disk, Evidence, Identity, Target, base_name};
 use crate::inventory::{DomainDisk, Inventory};
 
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs the instance, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
-const READABLE: &str = "make it readable for this user, or run this as root";
-const LINK: &str = "mount the filesystem that it leads to, or remove the link";
-const CHECK: &str = "check the filesystem that it is on";
+const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
 
@@ -122,12 +120,12 @@ impl<'a> Names<'a> {
                 && path != "lost+found"
             {
                 let full_path = evidence.layout.instances_path.join(path);
-                self.note(&full_path, problem, !is_left_out, advice(problem));
+                self.note(&full_path, problem, !is_left_out, READABLE);
             }
             let owners = users.owners(path);
             for disk in &directory.disks {
                 if let Some(problem) = &disk.problem {
-                    let advice = if disk.identity.is_some() { REPAIR } else { advice(problem) };
+                    let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
                     self.note(&disk.path, problem, !is_left_out && !disk.is_raw, advice);
                 }
                 if !is_left_out {
@@ -238,17 +236,6 @@ impl<'a> Names<'a> {
 
     fn note(&mut self, path: &Path, error: &str, blocks: bool, advice: &'static str) {
         self.unreadable.push(Unreadable { path: path.to_owned(), error: error.to_owned(), blocks, advice });
-    }
-}
-
-/// What to do about a directory or disk that could not be opened.
-fn advice(problem: &str) -> &'static str {
-    if problem.starts_with(DANGLING) {
-        LINK
-    } else if problem.contains("Permission denied") {
-        READABLE
-    } else {
-        CHECK
     }
 }
 
