@@ -25,7 +25,9 @@ Examples, of which only the last changes anything:
   nova-imagecache scan
   nova-imagecache explain --libvirt /etc/libvirt/qemu
   nova-imagecache prune --dry-run --inventory servers.json
-  nova-imagecache prune --inventory servers.json"
+  nova-imagecache prune --inventory servers.json
+
+NOVA_IMAGECACHE_LIBVIRT and other variables stand for options: see nova-imagecache(8)."
 )]
 pub struct Cli {
     #[command(flatten)]

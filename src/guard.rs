@@ -44,12 +44,6 @@ pub fn check_usage(asked: Asked) -> Result<()> {
     if asked.ignore_unlisted && !has_source {
         bail!("--ignore-unlisted needs a list of instances: add --inventory");
     }
-    if !asked.dry_run && !has_source && !asked.disks_only {
-        bail!(
-            "refused: no list of instances was given: add --libvirt or --inventory, or --disks-only to judge by the \
-             disks alone"
-        );
-    }
     Ok(())
 }
 
@@ -57,6 +51,12 @@ impl Case<'_> {
     /// Refuses what the evidence shows to be a mistake.
     pub fn check(&self) -> Result<()> {
         let asked = self.asked;
+        if !asked.dry_run && self.inventory.is_none() && !asked.disks_only {
+            bail!(
+                "refused: no list of instances was given: add --libvirt or --inventory, or --disks-only to judge by the \
+                 disks alone"
+            );
+        }
         // Then nothing can be removed.
         if self.evidence.cache.is_none() {
             return Ok(());
@@ -263,8 +263,7 @@ mod tests {
             (REAL, false),
             (LIBVIRT, false),
             (DISKS_ONLY, false),
-            (nothing, true),
-            (dry(nothing), false),
+            (nothing, false),
             (Asked { has_inventory: true, ..DISKS_ONLY }, true),
             (dry(Asked { has_libvirt: true, ..DISKS_ONLY }), true),
             (Asked { ignore_unlisted: true, ..REAL }, false),
@@ -302,6 +301,7 @@ mod tests {
         let as_it_is: fn(&mut Evidence) = |_| {};
         let no_cache: fn(&mut Evidence) = |it| it.cache = None;
         let building = Row { task_state: Some("spawning".into()), ..row("v", "here", "a") };
+        let nothing = Asked { has_inventory: false, ..REAL };
         let allow = |asked| Asked { allow_empty: true, ..asked };
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         for (what, asked, rows, change, expected) in [
@@ -322,6 +322,8 @@ mod tests {
             ),
             ("no instance here, allowed", allow(REAL), vec![here.clone()], as_it_is, None),
             ("no instance and no disk", REAL, vec![], no_directories, None),
+            ("no inventory", nothing, vec![], as_it_is, Some("no list of instances")),
+            ("no inventory, dry", dry(nothing), vec![], as_it_is, None),
             ("disks alone", DISKS_ONLY, vec![], as_it_is, None),
             ("disks alone, and none", DISKS_ONLY, vec![], no_directories, Some("is mounted")),
             ("disks alone, and none, dry", dry(DISKS_ONLY), vec![], no_directories, Some("is mounted")),

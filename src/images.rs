@@ -49,8 +49,9 @@ pub fn load(files: &[PathBuf]) -> Result<Option<Images>> {
     }
     let list = |file: &PathBuf| {
         let text = read_list("--images", file)?;
-        let list = parse(&text).with_context(|| format!("--images {}", file.display()))?;
-        Ok((name(file), list))
+        let name = name(file);
+        let list = parse(&text).with_context(|| format!("--images {name}"))?;
+        Ok((name, list))
     };
     Ok(Some(merge(files.iter().map(list).collect::<Result<_>>()?)))
 }
@@ -79,6 +80,7 @@ struct Answer {
 
 /// An image of the API's, or a row of what `openstack image list -f json` prints.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Listed {
     #[serde(alias = "ID")]
     id: Option<String>,

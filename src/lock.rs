@@ -71,11 +71,14 @@ impl Locks {
     /// Opens the directory of locks; `None` where there is none.
     pub fn open(layout: &Layout, owner: Owner) -> Result<Option<Self>> {
         let path = layout.locks_dir();
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let instances = open_instances_path(layout)?;
         let _as_owner = owner.assume()?;
-        match open(&path, flags, Mode::empty()) {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        match openat(&instances, LOCKS, flags, Mode::empty()) {
             Ok(directory) => Ok(Some(Self { directory, path, owner })),
-            Err(Errno::ENOENT) if fs_err::symlink_metadata(&path).is_err() => Ok(None),
+            Err(Errno::ENOENT) if fstatat(&instances, LOCKS, AtFlags::AT_SYMLINK_NOFOLLOW).is_err() => {
+                Ok(None)
+            }
             Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
         }
     }
@@ -85,15 +88,12 @@ impl Locks {
         if let Some(locks) = Self::open(layout, owner)? {
             return Ok(locks);
         }
-        {
-            let instances = open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-            let _as_owner = owner.assume()?;
-            let mode = Mode::from_bits_truncate(0o755);
-            match mkdirat(&instances, LOCKS, mode) {
-                Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => {
-                    bail!("cannot make {}: {errno}: {}", layout.locks_dir().display(), advice(&errno.into()))
-                }
+        let instances = open_instances_path(layout)?;
+        let as_owner = owner.assume()?;
+        match mkdirat(&instances, LOCKS, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => drop(as_owner),
+            Err(errno) => {
+                bail!("cannot make {}: {errno}: {}", layout.locks_dir().display(), advice(&errno.into()))
             }
         }
         Self::open(layout, owner)?.with_context(|| format!("{} has vanished", layout.locks_dir().display()))
@@ -270,6 +270,12 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
         }
         _ => vec![own],
     }
+}
+
+/// As this process, for its owner need not be able to go there from the root directory.
+fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
+    open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("cannot open {}", layout.instances_path.display()))
 }
 
 fn whole_file() -> libc::flock {

@@ -77,16 +77,21 @@ const SPARE_DESCRIPTORS: usize = 256;
 /// What the second look says: why each of these files is not removable any more; or why all are put back.
 pub type SecondLook = Result<BTreeMap<OsString, String>, String>;
 
-/// What a run of prune acts with.
-pub struct Removal<'a> {
-    layout: &'a Layout,
-    locks: &'a Locks,
-    owner: Owner,
-    lock_wait: Duration,
+/// What a prune acts with.
+pub struct Tools<'a> {
+    pub layout: &'a Layout,
+    pub locks: &'a Locks,
+    pub owner: Owner,
+    pub lock_wait: Duration,
     /// `None`: as the filesystem needs.
-    settle: Option<Duration>,
-    signals: &'a Signals,
-    progress: &'a Progress,
+    pub settle: Option<Duration>,
+    pub signals: &'a Signals,
+    pub progress: &'a Progress,
+}
+
+/// A cache directory that is being pruned.
+pub struct Removal<'a> {
+    with: Tools<'a>,
     cache_dir: OwnedFd,
 }
 
@@ -101,28 +106,21 @@ enum PutBack {
 
 impl<'a> Removal<'a> {
     /// Opens the cache directory; `None` where there is none.
-    pub fn open(
-        layout: &'a Layout,
-        (locks, owner): (&'a Locks, Owner),
-        signals: &'a Signals,
-        progress: &'a Progress,
-        (lock_wait, settle): (Duration, Option<Duration>),
-    ) -> Result<Option<Self>> {
-        let path = layout.cache_dir();
+    pub fn open(with: Tools<'a>) -> Result<Option<Self>> {
+        let path = with.layout.cache_dir();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let cache_dir = match open(&path, flags, Mode::empty()) {
-            Ok(cache_dir) => cache_dir,
-            Err(Errno::ENOENT) => return Ok(None),
+        match open(&path, flags, Mode::empty()) {
+            Ok(cache_dir) => Ok(Some(Self { with, cache_dir })),
+            Err(Errno::ENOENT) => Ok(None),
             Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
-        };
-        Ok(Some(Self { layout, locks, owner, lock_wait, settle, signals, progress, cache_dir }))
+        }
     }
 
     /// Whether this is the directory that was read.
     pub fn check_same(&self, cache: &Cache) -> Result<()> {
         let opened = File::from(self.cache_dir.try_clone()?);
         if Identity::from(&opened.metadata()?) != cache.identity {
-            bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
+            bail!("{}: replaced while it was read: run this again", self.with.layout.cache_dir().display());
         }
         Ok(())
     }
@@ -131,7 +129,8 @@ impl<'a> Removal<'a> {
     pub fn put_back_leftovers(&self) -> Result<Vec<Warning>> {
         let leftovers = self.leftovers().context("cannot list the cache directory")?;
         let locks = leftovers.iter().flat_map(|it| locks_of(it)).map(OsStr::to_owned).collect();
-        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let held =
+            self.with.locks.acquire(&locks, self.with.lock_wait, || self.with.signals.received().is_some());
         let mut warnings = Vec::new();
         for name in &leftovers {
             let why = match self.why_not_locked(name, &held) {
@@ -145,7 +144,7 @@ impl<'a> Removal<'a> {
                 },
             };
             if let Some(why) = why {
-                let path = self.layout.cache_dir().join(set_aside_name(name)).display().to_string();
+                let path = self.with.layout.cache_dir().join(set_aside_name(name)).display().to_string();
                 warnings.push(Warning::SetAsideLeft { path, why });
             }
         }
@@ -193,7 +192,7 @@ impl<'a> Removal<'a> {
             bail!("replaced since it was judged");
         }
         // A file with other names may be anybody's: of that, root changes no more than nova could.
-        let _as_owner = (opened.stat.links > 1).then(|| self.owner.assume()).transpose()?;
+        let _as_owner = (opened.stat.links > 1).then(|| self.with.owner.assume()).transpose()?;
         Ok(futimens(&opened.file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
     }
 
@@ -211,11 +210,12 @@ impl<'a> Removal<'a> {
             outcomes.append(&mut self.remove_batch(batch, &mut look_again));
         }
         let is_removed = |name: &OsStr| outcomes.get(name).is_some_and(|it| it.outcome == Outcome::Removed);
-        if !is_network(&self.layout.locks_dir()) {
+        if !is_network(&self.with.layout.locks_dir()) {
             let has_lock_file =
                 |it: &&&Judged<'_>| matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small);
             let gone = files.iter().filter(has_lock_file).filter(|it| is_removed(it.name));
-            self.locks
+            self.with
+                .locks
                 .remove_spare(gone.map(|it| it.name.to_owned()), |name| matches!(self.stat(name), Ok(None)));
         }
         outcomes
@@ -226,9 +226,10 @@ impl<'a> Removal<'a> {
         batch: &[&Judged<'_>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
     ) -> BTreeMap<OsString, Done> {
-        self.progress.enter(Phase::Locks);
+        self.with.progress.enter(Phase::Locks);
         let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
-        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let held =
+            self.with.locks.acquire(&locks, self.with.lock_wait, || self.with.signals.received().is_some());
         let mut outcomes = BTreeMap::new();
         let mut aside: Vec<&Judged<'_>> = Vec::new();
         for judged in batch {
@@ -285,7 +286,7 @@ impl<'a> Removal<'a> {
         let path = self.path(name);
         for lock in locks_of(name) {
             match held.get(lock) {
-                Some(Ok(lock)) if lock.is_current(self.locks) => {}
+                Some(Ok(lock)) if lock.is_current(self.with.locks) => {}
                 Some(Err(NotHeld::Failed(why))) => {
                     return Some(failed(&path, why));
                 }
@@ -326,9 +327,9 @@ impl<'a> Removal<'a> {
     }
 
     fn wait_for_openers(&self) {
-        self.progress.enter(Phase::Waiting);
-        let network = || is_network(&self.layout.cache_dir());
-        let settle = self.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
+        self.with.progress.enter(Phase::Waiting);
+        let network = || is_network(&self.with.layout.cache_dir());
+        let settle = self.with.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
         let start = Instant::now();
         while start.elapsed() < settle && self.interrupted().is_none() {
             std::thread::sleep(PAUSE.min(settle.saturating_sub(start.elapsed())));
@@ -460,7 +461,7 @@ impl<'a> Removal<'a> {
     }
 
     fn as_owner<T>(&self, act: impl FnOnce() -> nix::Result<T>) -> io::Result<T> {
-        let _as_owner = self.owner.assume().map_err(io::Error::other)?;
+        let _as_owner = self.with.owner.assume().map_err(io::Error::other)?;
         Ok(act()?)
     }
 
@@ -474,13 +475,14 @@ impl<'a> Removal<'a> {
     }
 
     pub fn interrupted(&self) -> Option<Done> {
-        self.signals
+        self.with
+            .signals
             .received()
             .map(|signal| Done::because(Outcome::NotReached, format!("interrupted by {signal}")))
     }
 
     fn path(&self, name: &OsStr) -> String {
-        self.layout.cache_dir().join(name).display().to_string()
+        self.with.layout.cache_dir().join(name).display().to_string()
     }
 }
 

@@ -12,19 +12,28 @@ mod common;
 
 mod bad_input;
 mod changes_nothing;
+mod clients;
 mod completions;
 mod demo;
 mod determinism;
+mod domains;
 mod evidence;
 mod examples;
 mod faults;
 mod generated;
 mod inventory;
+mod nova_beside_prune;
 mod nova_conf;
 mod operator;
 mod output;
 mod parsers;
 mod progress;
+#[cfg(target_arch = "x86_64")]
+mod proof_faults;
+#[cfg(target_arch = "x86_64")]
+mod proof_interleavings;
+#[cfg(target_arch = "x86_64")]
+mod proof_nova;
 mod properties;
 mod prune_failures;
 mod prune_guards;

@@ -1,11 +1,12 @@
-//! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
+//! Prune beside a running nova, whose locks are taken by the real oslo.concurrency, and beside another prune.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Nova, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file,
-    prune_command, prune_command_at, under_strace, untouched, wait_until, with_outcome,
+    InUse, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file, prune_command,
+    prune_command_at, under_strace, untouched, wait_until, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 

@@ -445,7 +445,7 @@ fn a_file_is_removed_only_under_novas_lock_of_its_name() {
     }
     world.inventory(&json!([]));
 
-    let mut nova = crate::common::prune::Nova::start(&world);
+    let mut nova = crate::common::nova::Nova::start(&world);
     nova.takes(&name);
     nova.takes("swap_256");
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);

@@ -100,18 +100,16 @@ impl<'a> Pass<'a> {
     /// Files of these names are set aside by this run.
     pub fn gather(&self, set_aside: &BTreeSet<OsString>) -> Result<ManuallyDrop<Evidence>> {
         let gathering = Gathering { layout: &self.layout, set_aside, progress: &self.progress };
-        let evidence = self.progress.shown(self.global.quiet, || {
-            thread::scope(|scope| {
-                let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
-                gathering.gather(|| {
-                    match parser {
-                        Ok(parser) => {
-                            parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                        }
-                        Err(_) => self.parse_inventory()?,
+        let evidence = thread::scope(|scope| {
+            let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
+            gathering.gather(|| {
+                match parser {
+                    Ok(parser) => {
+                        parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                     }
-                    Ok(self.domain_disks())
-                })
+                    Err(_) => self.parse_inventory()?,
+                }
+                Ok(self.domain_disks())
             })
         })?;
         // Not of the second look: its line of progress is there.
@@ -120,6 +118,11 @@ impl<'a> Pass<'a> {
         }
         // Not dropped: freeing it costs 5% of a pass and the process exits next.
         Ok(ManuallyDrop::new(evidence))
+    }
+
+    /// Does `work` with a line of progress.
+    pub fn shown<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.progress.shown(self.global.quiet || self.global.verbose, work)
     }
 
     fn parse_inventory(&self) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::lock::Locks;
 use crate::outcome::{Done, Outcome, Outcomes, intents};
 use crate::owner::Owner;
 use crate::plan::Plan;
-use crate::removal::{Removal, SecondLook};
+use crate::removal::{Removal, SecondLook, Tools};
 use crate::report::{self, Pruned};
 use crate::selection::Selection;
 use crate::signals::Signals;
@@ -45,7 +45,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     fn show(&self) -> Result<Exit> {
-        let evidence = self.pass.gather(&BTreeSet::new())?;
+        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
         let mut found = self.judge(&evidence)?;
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
         let (mut outcomes, _) = self.intents(&mut found)?;
@@ -75,7 +75,7 @@ impl Command<'_> {
         }
         // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made; what
         // is done is judged again under it.
-        let evidence = self.pass.gather(&BTreeSet::new())?;
+        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
         let mut found = self.judge(&evidence)?;
         if evidence.cache.is_none() {
             let (outcomes, _) = self.intents(&mut found)?;
@@ -87,11 +87,17 @@ impl Command<'_> {
 
     fn remove_exclusively(&self, locks: &Locks, owner: Owner, signals: &Signals) -> Result<Exit> {
         locks.exclusively(&self.pass.layout, || {
-            let waits = (self.args.lock_wait, self.args.settle);
-            let removal =
-                Removal::open(&self.pass.layout, (locks, owner), signals, &self.pass.progress, waits)?;
+            let removal = Removal::open(Tools {
+                layout: &self.pass.layout,
+                locks,
+                owner,
+                lock_wait: self.args.lock_wait,
+                settle: self.args.settle,
+                signals,
+                progress: &self.pass.progress,
+            })?;
             let leftovers = removal.as_ref().map(Removal::put_back_leftovers).transpose()?;
-            let evidence = self.pass.gather(&BTreeSet::new())?;
+            let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
             let mut found = self.judge(&evidence)?;
             found.warnings.extend(leftovers.into_iter().flatten());
             found.warnings.extend(locks_not_shared(&self.pass.layout.instances_path));

@@ -127,6 +127,8 @@ fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Ro
         ephemeral: ephemeral_gb.is_none(),
     };
     let row = Row { swap_mb, ephemeral_gb, lacks, ..row }.normalized();
+    // From 2025.2 on nova:image may name the image that a volume was made of: nova fetches it for no disk.
+    let image = image.filter(|_| root.and_then(|it| it.attribute("type")) != Some("volume"));
     let root = root.filter(|it| it.attribute("type") == Some("image"));
     let images = [root, image].into_iter().flatten().filter_map(|it| it.attribute("uuid"));
     let mut images: Vec<_> = images.filter(|id| !id.is_empty()).collect();
@@ -202,7 +204,7 @@ mod tests {
                 vec![Some("i"), Some("j")],
                 false,
             ),
-            (r#"<nova:root type="volume" uuid="v"/><nova:image uuid="j"/>"#.into(), vec![Some("j")], false),
+            (r#"<nova:root type="volume" uuid="v"/><nova:image uuid="j"/>"#.into(), vec![None], false),
             (format!(r#"{flavor}<nova:image uuid="j"/>"#), vec![Some("j")], false),
             (flavor.into(), vec![None], false),
             (String::new(), vec![None], true),

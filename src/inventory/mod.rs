@@ -165,8 +165,9 @@ impl Texts {
         let mut sources = Vec::new();
         let mut warnings = Vec::new();
         for (file, text) in self.inventory {
-            let source = parse(&text).with_context(|| format!("--inventory {}", file.display()))?;
-            sources.push((name(&file), source));
+            let name = name(&file);
+            let source = parse(&text).with_context(|| format!("--inventory {name}"))?;
+            sources.push((name, source));
         }
         for (path, files) in self.libvirt {
             let mut all: Option<Source> = None;
@@ -206,7 +207,7 @@ pub(crate) fn name(file: &Path) -> String {
 pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
     if inventory.iter().chain(images).filter(|file| is_stdin(file)).count() > 1 {
         bail!(
-            "--inventory and --images: standard input (-) can be read only once: put the other list in a file"
+            "--inventory - and --images -: standard input can be read only once: put the other list in a file"
         );
     }
     Ok(())
@@ -215,12 +216,13 @@ pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
 /// Reads a list that an option names, a file or standard input.
 pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
     if is_stdin(file) {
-        return read_bounded(std::io::stdin().lock(), MOST).with_context(|| format!("{option} -"));
+        return read_bounded(std::io::stdin().lock(), MOST)
+            .with_context(|| format!("{option} {}", name(file)));
     }
     let opened = fs_err::File::open(file).map_err(|error| {
         anyhow!("{option}: {:#}: name a file that this user may read", anyhow::Error::from(error))
     })?;
-    read_bounded(opened, MOST).with_context(|| format!("{option} {}", file.display()))
+    read_bounded(opened, MOST).with_context(|| format!("{option} {}", name(file)))
 }
 
 fn read_bounded(opened: impl Read, most: u64) -> Result<Vec<u8>> {

@@ -18,7 +18,11 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
             (None, None) => bail!("row {number}: has neither \"uuid\" nor \"name\": give it one"),
         };
         if let Some(first) = numbers.insert(key, number) {
-            bail!("row {number}: \"{}\": the same as in row {first}: list each instance once", key.0);
+            bail!(
+                "row {number}: \"{}\": {} is in row {first} already: list each instance once",
+                key.0,
+                key.1
+            );
         }
     }
     Ok(Source { rows, ..Source::default() })
@@ -32,7 +36,7 @@ mod tests {
     fn errors_name_row_and_field() {
         for (text, expected) in [
             ("{}", "invalid type: map, expected a sequence"),
-            ("[3]", "row 1: invalid type: integer `3`"),
+            ("[3]", "row 1: invalid type: integer `3`, expected an object"),
             (
                 r#"[{"uuid": "a"}, {"uuid": "b", "swap_mb": "512"}]"#,
                 "row 2: \"swap_mb\": invalid type: string",
@@ -43,12 +47,12 @@ mod tests {
                 "row 1: \"image\": unknown field `image`, expected one of `uuid`",
             ),
             (r#"[{"uuid": "a", "uuid": "b"}]"#, "row 1: duplicate field `uuid`"),
-            (r#"[{"uuid": "a"}, {"uuid": "A"}]"#, "row 2: \"uuid\": the same as in row 1: list each"),
+            (r#"[{"uuid": "a"}, {"uuid": "A"}]"#, "row 2: \"uuid\": a is in row 1 already: list each"),
             (
                 r#"[{"uuid": "b"}, {"uuid": "a"}, {"uuid": "b"}, {"uuid": "a"}]"#,
-                "row 3: \"uuid\": the same as in row 1",
+                "row 3: \"uuid\": b is in row 1 already",
             ),
-            (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": the same as in row 1"),
+            (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": a is in row 1 already"),
             (r#"[{"host": "a"}]"#, "row 1: has neither \"uuid\" nor \"name\": give it one"),
             (r#"[{"uuid": "", "name": null}]"#, "row 1: has neither"),
             (r#"[{"uuid": "a"}] x"#, "trailing characters"),

@@ -17,6 +17,7 @@ const BOOTED_FROM_VOLUME: &str = "N/A (booted from volume)";
 const PAGE_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Listed {
     #[serde(rename = "ID", deserialize_with = "json::id")]
     id: Box<str>,

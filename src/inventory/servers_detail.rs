@@ -29,6 +29,7 @@ struct Link {
 
 /// Null is lacking throughout; nova itself writes `""` for none.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Server {
     #[serde(deserialize_with = "json::id")]
     id: Box<str>,
@@ -65,8 +66,9 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     if answer.servers.is_none() && answer.images.is_some() {
         bail!("is a list of images: give it to --images");
     }
-    let servers =
-        answer.servers.context("has no list of \"servers\": give what GET /servers/detail answers")?;
+    let servers = answer.servers.context(
+        "has no list of \"servers\": give what GET /servers/detail answers, or a list of instances",
+    )?;
     let links = answer.servers_links.unwrap_or_default();
     let next = links.iter().find(|it| &*it.rel == "next").map(|it| &*it.href);
     let page = Page::new(next, servers.iter().map(|it| it.id.clone()).collect());

@@ -3,9 +3,14 @@
 
 pub mod host;
 pub mod hostile;
+pub mod nova;
 pub mod parsers;
+#[cfg(target_arch = "x86_64")]
+pub mod proof;
 pub mod prune;
 pub mod slow;
+#[cfg(target_arch = "x86_64")]
+pub mod steps;
 pub mod trees;
 
 use std::collections::BTreeMap;

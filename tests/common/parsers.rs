@@ -8,20 +8,21 @@
 use std::path::Path;
 
 use nova_imagecache::evidence::parse_compute_nodes;
-use nova_imagecache::inventory::{self, Inventory};
+use nova_imagecache::inventory::{self, Inventory, Source};
 use nova_imagecache::layout::Layout;
 use nova_imagecache::plan::Plan;
-use nova_imagecache::{backing_name, nova_conf, qcow2};
+use nova_imagecache::{backing_name, images, nova_conf, qcow2};
 
 /// A parser: its name, and its property.
 pub type Parser = (&'static str, fn(&[u8]));
 
 /// Every parser; the names are those of the fuzz targets and of the folders of their corpora.
-pub const PARSERS: [Parser; 7] = [
+pub const PARSERS: [Parser; 8] = [
     ("qcow2_header", qcow2_header),
     ("backing_name", name_of_a_backing_file),
     ("inventory", json_inventory),
     ("domain_xml", domain_xml),
+    ("images", image_list),
     ("nova_conf", config),
     ("compute_nodes", compute_nodes),
     ("plan", plan),
@@ -83,12 +84,7 @@ pub fn name_of_a_backing_file(name: &[u8]) {
 /// An inventory has instances that can be named, each once.
 pub fn json_inventory(text: &[u8]) {
     match inventory::parse(text) {
-        Ok(source) => {
-            let once = Inventory::merge(vec![("one".into(), source.clone())]);
-            let twice = Inventory::merge(vec![("one".into(), source.clone()), ("two".into(), source)]);
-            assert_eq!(once.instances.len(), twice.instances.len());
-            assert!(once.instances.iter().all(|it| it.directory_names().all(|name| !name.is_empty())));
-        }
+        Ok(source) => instances_are_merged(&source),
         Err(error) => short(&error),
     }
 }
@@ -96,10 +92,31 @@ pub fn json_inventory(text: &[u8]) {
 /// A domain has disks that can be named; document types are refused.
 pub fn domain_xml(text: &[u8]) {
     match inventory::parse_domain(text, "host") {
-        Ok(source) => {
-            let disks = source.into_iter().flat_map(|it| it.domain_disks);
-            assert!(disks.into_iter().all(|it| !it.path.as_os_str().is_empty()));
+        Ok(Some(source)) => {
+            assert!(source.domain_disks.iter().all(|it| !it.path.as_os_str().is_empty()));
+            assert!(source.rows.iter().all(|row| row.is_from_libvirt));
+            instances_are_merged(&source);
         }
+        Ok(None) => {}
+        Err(error) => short(&error),
+    }
+}
+
+fn instances_are_merged(source: &Source) {
+    let named = |name: &str| (name.to_owned(), source.clone());
+    let (once, twice) = (Inventory::merge(vec![named("a")]), Inventory::merge(vec![named("a"), named("b")]));
+    assert_eq!((&once.instances, &once.domain_disks), (&twice.instances, &twice.domain_disks));
+    assert!(
+        once.instances
+            .iter()
+            .all(|it| !it.id().is_empty() && it.directory_names().all(|name| !name.is_empty()))
+    );
+}
+
+/// A list of images has images that can be named.
+pub fn image_list(text: &[u8]) {
+    match images::parse(text) {
+        Ok(list) => assert!(list.images.iter().all(|it| !it.id.is_empty())),
         Err(error) => short(&error),
     }
 }

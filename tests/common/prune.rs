@@ -1,12 +1,11 @@
 //! What the tests of real removal need beyond the world: prune in the background and under strace, and the others who
-//! work on the same files: nova, by the real oslo.concurrency, and QEMU.
+//! work on the same files: QEMU, and nova (see also `nova.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use assert_cmd::cargo::cargo_bin;
@@ -151,78 +150,6 @@ impl Drop for Running {
             child.kill().ok();
             child.wait().unwrap();
         }
-    }
-}
-
-/// A process that takes locks as nova-compute does, see `tests/oslo_lock.py`.
-pub struct Nova {
-    child: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Nova {
-    /// Starts the interpreter that `NOVA_IMAGECACHE_PYTHON` names.
-    pub fn start(world: &World) -> Self {
-        let python = std::env::var_os("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|| "python3".into());
-        let mut child = Command::new(&python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oslo_lock.py"))
-            .arg(world.path("locks"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}: install python3", python.display()));
-        let orders = child.stdin.take();
-        let answers = BufReader::new(child.stdout.take().unwrap());
-        let mut nova = Self { child, orders, answers };
-        let greeting = nova.answer();
-        assert_eq!(
-            greeting,
-            "ready",
-            "{}: install oslo.concurrency with pip and name its interpreter in NOVA_IMAGECACHE_PYTHON (see tests/run)",
-            python.display()
-        );
-        nova
-    }
-
-    /// Takes the lock of a cache file, which must be free.
-    #[track_caller]
-    pub fn takes(&mut self, name: &str) {
-        assert!(self.gets(name), "nova does not get the lock of {name}");
-    }
-
-    /// Takes the lock of a cache file if it is free.
-    pub fn gets(&mut self, name: &str) -> bool {
-        match self.order("try", name).as_str() {
-            "held" => true,
-            "busy" => false,
-            answer => panic!("oslo_lock.py: {answer:?}"),
-        }
-    }
-
-    pub fn releases(&mut self, name: &str) {
-        assert_eq!(self.order("release", name), "released");
-    }
-
-    fn order(&mut self, verb: &str, name: &str) -> String {
-        let orders = self.orders.as_mut().unwrap();
-        writeln!(orders, "{verb} {name}").unwrap();
-        orders.flush().unwrap();
-        self.answer()
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-}
-
-impl Drop for Nova {
-    fn drop(&mut self) {
-        // The end of its orders ends it.
-        drop(self.orders.take());
-        self.child.wait().unwrap();
     }
 }
 
