@@ -77,6 +77,10 @@ impl Progress {
         })
     }
 
+    pub fn is_shown(&self) -> bool {
+        self.is_shown.load(Ordering::Relaxed)
+    }
+
     fn text(&self) -> String {
         let phase = usize::from(self.phase.load(Ordering::Relaxed));
         let (_, text, is_counted) = Phase::ALL[phase.min(Phase::ALL.len() - 1)];

@@ -112,10 +112,7 @@ impl<'a> Pass<'a> {
                 Ok(self.domain_disks())
             })
         })?;
-        // Not of the second look: its line of progress is there.
-        if set_aside.is_empty() {
-            self.print_statistics(&evidence);
-        }
+        self.print_statistics(&evidence);
         // Not dropped: freeing it costs 5% of a pass and the process exits next.
         Ok(ManuallyDrop::new(evidence))
     }
@@ -237,7 +234,8 @@ impl<'a> Pass<'a> {
     }
 
     fn print_statistics(&self, evidence: &Evidence) {
-        if !self.global.verbose {
+        // Within a prune's line of progress there is no place for it.
+        if !self.global.verbose || self.progress.is_shown() {
             return;
         }
         let disks: usize = evidence.directories.values().map(|it| it.disks.len()).sum();
