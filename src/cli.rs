@@ -251,9 +251,9 @@ impl Cli {
             fill("NOVA_IMAGECACHE_LIBVIRT", &mut judging.libvirt);
         }
         if judging.host.is_none()
-            && let Some(value) = var("NOVA_IMAGECACHE_HOST").and_then(|it| it.into_string().ok())
+            && let Some(value) = var("NOVA_IMAGECACHE_HOST")
         {
-            judging.host = Some(value);
+            judging.host = Some(value.to_string_lossy().into_owned());
             used.push("NOVA_IMAGECACHE_HOST");
         }
     }

@@ -25,6 +25,7 @@ mod inventory;
 mod not_fooled;
 mod nova_beside_prune;
 mod nova_conf;
+mod operator;
 mod output;
 mod parsers;
 mod progress;

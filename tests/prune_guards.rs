@@ -37,7 +37,8 @@ const DOMAIN: &str = "<domain type='kvm'><name>instance-00000001</name>\
 #[test]
 fn a_prune_that_is_refused_changes_nothing_and_goes_on_when_that_is_mended() {
     type Act = fn(&World);
-    let guards: [(&[&str], &[&str], i32, Act, &[&str]); 8] = [
+    type Guard = (&'static [&'static str], &'static [&'static str], i32, Act, &'static [&'static str]);
+    let guards: [Guard; 8] = [
         (&[], &["--inventory", "--libvirt", "--disks-only"], 0, without_inventory, &["--disks-only"]),
         (&["--disks-only"], &["--disks-only", "--inventory"], 2, |_| {}, &[]),
         (

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, error, finish, inject, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, with_outcome,
+    InUse, Running, error, finish, inject, lock_file, names, plain_file, prune_command, prune_command_at,
+    under_strace, untouched, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 

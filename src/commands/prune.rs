@@ -144,8 +144,8 @@ impl Command<'_> {
                 break;
             }
             let mut incomplete = None;
-            let outcomes =
-                removal.remove(&batch, |set_aside| self.look_again(found, set_aside, &mut incomplete));
+            let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
+            let outcomes = self.pass.shown(|| removal.remove(&batch, look_again));
             for (name, done) in
                 batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
             {

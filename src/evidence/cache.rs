@@ -79,7 +79,11 @@ pub fn read_cache(
 fn check_instances_path(path: &Path) -> Result<()> {
     let metadata = fs_err::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
-            anyhow::anyhow!("instances path {}: not found: name it with --instances-path", path.display())
+            anyhow::anyhow!(
+                "instances path {}: not found: check that its filesystem is mounted, or name the right directory with \
+                 --instances-path",
+                path.display()
+            )
         }
         _ => anyhow::anyhow!("instances path {}: {}: {}", path.display(), cause(&error), advice(&error)),
     })?;

@@ -1,6 +1,7 @@
 //! A world to run the command in: an instances path of its own, disks made by the real qemu-img, inventories, and the
 //! binary with a cleared environment.
 
+pub mod host;
 pub mod hostile;
 pub mod nova;
 pub mod parsers;
