@@ -444,7 +444,7 @@ fn directories_that_nova_renames_all_the_time_keep_their_files() {
     let rename = |step: u64| {
         for id in &ids {
             let (here, there) = (world.path(id), world.path(format!("{id}_resize")));
-            let (from, to) = if step % 2 == 0 { (here, there) } else { (there, here) };
+            let (from, to) = if step.is_multiple_of(2) { (here, there) } else { (there, here) };
             fs_err::rename(from, to).unwrap();
             // As where the times of a filesystem are whole seconds: the listings differ, and the mtimes do not.
             set_mtime(&world.instances_path(), long_ago);
