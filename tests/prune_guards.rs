@@ -4,9 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::time::Duration;
 
 use crate::common::prune::{
-    InUse, finish, is_now, names, plain_file, prune_command, under_strace, untouched, with_outcome,
+    InUse, finish, is_now, names, plain_file, prune_command, under_strace, untouched,
 };
-use crate::common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_age, set_mtime};
+use crate::common::{DAY, HOST, Run, Snapshot, World, mtime, set_age};
 use serde_json::json;
 
 const NO_ARGS: [&str; 0] = [];
@@ -36,8 +36,9 @@ const DOMAIN: &str = "<domain type='kvm'><name>instance-00000001</name>\
 /// file, or knows that the evidence is incomplete.
 #[test]
 fn a_prune_that_is_refused_changes_nothing_and_goes_on_when_that_is_mended() {
-    type Act = fn(&World);
-    let guards: [(&[&str], &[&str], i32, Act, &[&str]); 8] = [
+    // Options, words of the message, the dry run's exit code, what makes it so, and options that mend it.
+    type Guard<'a> = (&'a [&'a str], &'a [&'a str], i32, fn(&World), &'a [&'a str]);
+    let guards: [Guard<'_>; 8] = [
         (&[], &["--inventory", "--libvirt", "--disks-only"], 0, without_inventory, &["--disks-only"]),
         (&["--disks-only"], &["--disks-only", "--inventory"], 2, |_| {}, &[]),
         (

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::prune::{
-    InUse, Nova, Running, error, finish, inject, is_locked, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, wait_until, with_outcome,
+    InUse, Nova, Running, error, finish, inject, lock_file, names, plain_file, prune_command,
+    prune_command_at, under_strace, untouched, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 

@@ -178,8 +178,8 @@ fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
     ));
     let has_it_open = || {
         let processes = fs_err::read_dir("/proc").unwrap().map(|it| it.unwrap().path().join("fd"));
-        let descriptors = processes.filter_map(|it| std::fs::read_dir(it).ok()).flatten().flatten();
-        descriptors.filter_map(|it| std::fs::read_link(it.path()).ok()).any(|it| it == path)
+        let descriptors = processes.filter_map(|it| fs_err::read_dir(it).ok()).flatten().flatten();
+        descriptors.filter_map(|it| fs_err::read_link(it.path()).ok()).any(|it| it == path)
     };
     wait_until("qemu-img opens the new base", || {
         assert!(rebase.is_running());
