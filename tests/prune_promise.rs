@@ -67,7 +67,7 @@ fn a_dry_runs_promise_is_the_real_runs_act_on_random_trees() {
         seen.trees += 1;
         let with_novas_locks: Vec<String> = tree.cache.keys().step_by(1 + index % 3).cloned().collect();
         if index % 4 == 0 {
-            fs_err::remove_dir(world.path("locks")).unwrap();
+            fs_err::remove_dir_all(world.path("locks")).unwrap();
         } else {
             for name in &with_novas_locks {
                 fs_err::write(lock_file(world, name), "").unwrap();
