@@ -26,10 +26,13 @@
 //!
 //! # What remains
 //!
-//! A nova that looked for the file just before it was set aside fails to start or unshelve that instance; the instance has
-//! written nothing yet, so nothing is lost. nova's precaching fetches without its lock; for partial downloads, age, the
-//! look in `/proc` and the comparison protect. A disk that is copied or moved in from elsewhere while prune runs is not
-//! seen. Minimum ages shorter than nova needs between choosing a file and using it make failed starts likely.
+//! A nova that looked for the file just before it was set aside fails to start or unshelve that instance; the instance
+//! has written nothing yet, so nothing is lost. `qemu-img create` closes the backing file before it writes the header
+//! of the new disk: nova runs it under its lock; a disk that somebody makes by hand in that moment has only the
+//! wait of step 4. Processes of other containers are seen only where this `/proc` shows them. nova's precaching fetches
+//! without its lock; for partial downloads, age, the look in `/proc` and the comparison protect. A disk that is copied
+//! or moved in from elsewhere while prune runs is not seen. Minimum ages shorter than nova needs between choosing a
+//! file and using it make failed starts likely.
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -36,9 +36,9 @@ const DOMAIN: &str = "<domain type='kvm'><name>instance-00000001</name>\
 /// file, or knows that the evidence is incomplete.
 #[test]
 fn a_prune_that_is_refused_changes_nothing_and_goes_on_when_that_is_mended() {
-    type Act = fn(&World);
-    type Guard = (&'static [&'static str], &'static [&'static str], i32, Act, &'static [&'static str]);
-    let guards: [Guard; 8] = [
+    // Options, words of the message, the dry run's exit code, what makes it so, and options that mend it.
+    type Guard<'a> = (&'a [&'a str], &'a [&'a str], i32, fn(&World), &'a [&'a str]);
+    let guards: [Guard<'_>; 8] = [
         (&[], &["--inventory", "--libvirt", "--disks-only"], 0, without_inventory, &["--disks-only"]),
         (&["--disks-only"], &["--disks-only", "--inventory"], 2, |_| {}, &[]),
         (

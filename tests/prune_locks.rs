@@ -1,4 +1,4 @@
-//! Prune beside a running nova, whose locks are taken by the real oslo.concurrency, and beside another prune.
+//! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -2,8 +2,10 @@
 //!
 //! nova renames `<uuid>` to `<uuid>_resize` and back at any time, and a listing that is under way during a rename may show
 //! neither name. So the instances path is listed before and after the directories are read. Where the two differ, in names
-//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Nothing here
-//! depends on the mtime of a directory or on a clock.
+//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Two listings
+//! can miss the same directory, where it is renamed during each: so they are also made again where the times of the
+//! instances path have changed meanwhile. That these are as they were proves nothing, for some filesystems keep whole
+//! seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -80,6 +82,7 @@ impl Walker<'_> {
         // What was read in earlier rounds.
         let mut known: HashMap<Entry, Read> = HashMap::new();
         let mut rounds = 0;
+        let mut times = times_of(root.as_fd());
         let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
         loop {
             rounds += 1;
@@ -90,8 +93,9 @@ impl Walker<'_> {
             for (index, now) in new.into_iter().zip(read_now) {
                 read[index] = Some(now);
             }
+            let before_later = times_of(root.as_fd());
             let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            let has_settled = !has_vanished && later == listing;
+            let has_settled = !has_vanished && later == listing && times_of(root.as_fd()) == times;
             let read = listing.into_iter().zip(read.into_iter().flatten());
             if has_settled || rounds == MOST_ROUNDS {
                 let never_settled = (!has_settled)
@@ -99,7 +103,7 @@ impl Walker<'_> {
                 return Ok(Walk { directories: directories(read), never_settled, rounds });
             }
             known = read.filter(|(_, read)| !matches!(read, Read::Vanished)).collect();
-            listing = later;
+            (listing, times) = (later, before_later);
         }
     }
 
@@ -250,6 +254,12 @@ fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: PathBuf, cach
         disk.is_raw = disk::is_raw_by_disk_info(at, &disk.path);
     }
     Read::Disk(disk)
+}
+
+/// When an entry of a directory was last made, removed or renamed.
+fn times_of(directory: BorrowedFd<'_>) -> Option<[i64; 4]> {
+    let stat = fstat(directory).ok()?;
+    Some([stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec])
 }
 
 /// Calls `with` for each entry of a directory that has a type.
