@@ -206,7 +206,17 @@ fn slow_storage(tools: &Tools, tree: &Tree, scratch: &Path, bounds: &mut Bounds)
         ("`explain` where every filesystem says that it is NFS", explain.env("SLOW_NFS", "1")),
     ] {
         let counts = scratch.join("counts");
-        let run = tools.run(&argv.env("LD_PRELOAD", &tools.slow).env("SLOW_COUNTS", &counts))?;
+        let argv = argv.env("LD_PRELOAD", &tools.slow).env("SLOW_COUNTS", &counts);
+        // The long ones once; of the short ones, in which chance weighs more, the median.
+        let mut run = tools.run(&argv)?;
+        if run.wall < Duration::from_secs(1) {
+            let mut runs = vec![run];
+            for _ in 0..6 {
+                runs.push(tools.run(&argv)?);
+            }
+            runs.sort_by_key(|it| it.wall);
+            run = runs[3];
+        }
         let counts = Counts::read(&counts)?;
         let first = all.first().map_or(run, |(run, _)| *run);
         println!(
