@@ -230,10 +230,12 @@ fn read_file(opened: fs_err::File, most: u64) -> Result<Vec<u8>> {
     read_bounded(opened, size, most)
 }
 
-/// Reads all of it, `likely` so many bytes: without room for them the first reads are of 32 bytes, and on NFS each waits.
-fn read_bounded(opened: impl Read, likely: u64, most: u64) -> Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(usize::try_from(likely.min(most))? + 1);
-    opened.take(most + 1).read_to_end(&mut text)?;
+/// Reads all of it, `likely` so many bytes: these at once, for a list that grows is read in steps, and on NFS each waits.
+fn read_bounded(mut opened: impl Read, likely: u64, most: u64) -> Result<Vec<u8>> {
+    let mut text = vec![0; usize::try_from(likely.min(most))?];
+    let read = opened.read(&mut text)?;
+    text.truncate(read);
+    opened.take(most + 1 - read as u64).read_to_end(&mut text)?;
     if text.len() as u64 > most {
         bail!("is larger than {most} bytes: check that it is the right file");
     }
