@@ -83,20 +83,24 @@ pub struct Meaning {
 
 /// Reads a name.
 pub fn parse(name: &[u8]) -> Meaning {
-    let mut meaning = Meaning::default();
+    // Nearly every name means one file, and a list that grows begins with room for four.
+    let mut meaning = Meaning { files: Vec::with_capacity(1), problem: None };
     meaning.add_name(name, 0);
     meaning
 }
 
-/// The path of a file that is named by one in `directory`, without `.` and double slashes.
+/// The path of a file that `image` names, without `.` and double slashes.
 ///
 /// `..` is left to the kernel, for the directory before it may be a link.
-pub fn resolve(directory: &Path, file: &Path) -> PathBuf {
-    let path = directory.join(file);
+pub fn resolve(image: &Path, file: PathBuf) -> PathBuf {
+    let path = match file.is_relative().then(|| image.parent()).flatten() {
+        Some(directory) => directory.join(file),
+        None => file,
+    };
     // Nearly every name is as it should be, and that is told faster than a path is put together again.
     let text = path.as_os_str().as_bytes();
-    let is_plain = !text.ends_with(b"/") && !text.ends_with(b"/.") && !text.windows(2).any(|it| it == b"//");
-    if is_plain && !text.windows(3).any(|it| it == b"/./") { path } else { path.components().collect() }
+    let is_plain = !text.ends_with(b"/") && !text.windows(2).any(|it| matches!(it, b"//" | b"/."));
+    if is_plain { path } else { path.components().collect() }
 }
 
 impl Meaning {
@@ -268,7 +272,7 @@ mod tests {
     #[test]
     fn relative_names_start_at_the_directory_of_the_file_that_names_them() {
         for (name, expected) in [("/a//./b", "/a/b"), ("../_base/x", "/i/u/../_base/x"), ("./x", "/i/u/x")] {
-            assert_eq!(resolve(Path::new("/i/u"), Path::new(name)), Path::new(expected));
+            assert_eq!(resolve(Path::new("/i/u/disk"), name.into()), Path::new(expected));
         }
     }
 }

@@ -17,23 +17,19 @@ pub struct Catalog<'a> {
 
 impl<'a> Catalog<'a> {
     pub fn new(list: Option<&'a Images>, inventory: Option<&Inventory>) -> Self {
-        let mut of_inventory: HashMap<String, Image> = HashMap::new();
-        let mut seen: HashMap<&str, String> = HashMap::new();
+        let mut by_id: HashMap<&str, Image> = HashMap::new();
         for row in inventory.iter().flat_map(|it| &it.instances).flat_map(|it| &it.rows) {
             let images =
                 [(&row.image_ref, &row.image_name), (&row.kernel_id, &None), (&row.ramdisk_id, &None)];
             for (id, name) in images.into_iter().filter_map(|(id, name)| Some((id.as_deref()?, name))) {
-                let fingerprint = seen.entry(id).or_insert_with(|| cache_file_name(id));
-                let image = of_inventory.entry(fingerprint.clone()).or_insert_with(|| Image {
-                    id: id.to_owned(),
-                    name: None,
-                    status: None,
-                });
+                let image =
+                    by_id.entry(id).or_insert_with(|| Image { id: id.to_owned(), name: None, status: None });
                 if image.name.is_none() {
                     image.name = name.as_deref().map(str::to_owned);
                 }
             }
         }
+        let of_inventory = by_id.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect();
         Self { list, of_inventory }
     }
 

@@ -217,9 +217,20 @@ fn other_format_with_parents(head: &[u8]) -> Option<&'static str> {
 
 /// QEMU's `vmdk_probe` of a text: comments and empty lines, then a `version=` line.
 fn is_vmdk_descriptor(head: &[u8]) -> bool {
-    head.split(|byte| *byte == b'\n')
-        .find(|line| !line.starts_with(b"#") && line.iter().any(|byte| !matches!(byte, b' ' | b'\r')))
-        .is_some_and(|line| line.starts_with(b"version="))
+    let mut line = head;
+    loop {
+        let is_comment = line.starts_with(b"#");
+        let end = line.iter().position(|byte| match is_comment {
+            true => *byte == b'\n',
+            false => !matches!(byte, b' ' | b'\r'),
+        });
+        match end {
+            Some(at) if line[at] == b'\n' => line = &line[at + 1..],
+            // Most files are told by their first byte, so the end of its line is not looked for.
+            Some(_) => return line.starts_with(b"version="),
+            None => return false,
+        }
+    }
 }
 
 fn be32(bytes: &[u8], offset: usize) -> Result<u32, Error> {

@@ -411,7 +411,9 @@ fn a_name_means_the_file_that_qemu_opens_or_is_a_problem() {
             let ours: Vec<PathBuf> = meaning
                 .files
                 .iter()
-                .filter_map(|file| fs_err::canonicalize(backing_name::resolve(&instance, file)).ok())
+                .filter_map(|file| {
+                    fs_err::canonicalize(backing_name::resolve(&instance.join("disk"), file.clone())).ok()
+                })
                 .collect();
             assert!(ours.contains(&opened), "{name}: QEMU opens {opened:?}, we say {:?}", meaning.files);
             "the same file"

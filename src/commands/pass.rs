@@ -37,7 +37,8 @@ pub struct Pass<'a> {
     images: Option<Images>,
     /// Read but not parsed.
     texts: Mutex<Option<Texts>>,
-    inventory: OnceLock<Inventory>,
+    /// Not dropped, for the reason that the evidence is not.
+    inventory: OnceLock<ManuallyDrop<Inventory>>,
     has_source: bool,
     pub progress: Progress,
     warnings: Vec<Warning>,
@@ -92,7 +93,7 @@ impl<'a> Pass<'a> {
     }
 
     pub fn inventory(&self) -> Option<&Inventory> {
-        self.inventory.get()
+        self.inventory.get().map(|it| &**it)
     }
 
     /// Gathers all evidence; the inventory is parsed beside that, the first time.
@@ -126,7 +127,7 @@ impl<'a> Pass<'a> {
         // Poisoned only by a panic, which ends the run.
         let texts = self.texts.lock().ok().and_then(|mut it| it.take());
         if let Some(texts) = texts {
-            self.inventory.set(texts.parse(&self.policy.host)?).ok();
+            self.inventory.set(ManuallyDrop::new(texts.parse(&self.policy.host)?)).ok();
         }
         Ok(())
     }

@@ -5,15 +5,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use nix::dir::{Dir, Type};
+use nix::dir::Type;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
 
+use super::listing::each_entry;
 use super::open::{cause, has_vanished, is_open_in_qemu, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Cache, CacheFile, Identity, Stat, disk, walk};
@@ -52,16 +52,10 @@ pub fn read_cache(
         Err(errno) => bail!(cannot_list(&errno.into())),
     };
     let identity = Identity::from(&opened.metadata()?);
-    let mut directory = Dir::from_fd(opened.into())?;
     let mut names = Vec::new();
-    for entry in directory.iter() {
-        let entry = entry.map_err(|errno| anyhow::Error::msg(cannot_list(&errno.into())))?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            names.push(name.to_owned());
-        }
-    }
-    let at = directory.as_fd();
+    each_entry(opened.as_fd(), |name, _, _| names.push(name.to_owned()))
+        .map_err(|error| anyhow::Error::msg(cannot_list(&error)))?;
+    let at = opened.as_fd();
     let read = workers.map(&names, |name| read_entry(at, &cache_dir, name));
     let mut files: BTreeMap<OsString, CacheFile> =
         names.into_iter().zip(read).filter_map(|(name, file)| Some((name, file?))).collect();
@@ -140,7 +134,7 @@ fn read_entry(at: BorrowedFd<'_>, cache_dir: &Path, name: &OsStr) -> Option<Cach
             file.stat = Ok(opened.stat);
             // A filesystem without such locks proves nothing.
             file.is_open_in_qemu = is_open_in_qemu(&opened.file).unwrap_or(false);
-            match disk::read_references(&opened, cache_dir) {
+            match disk::read_references(&opened, &file.path) {
                 Ok((references, problem)) => (file.references, file.problem) = (references, problem),
                 Err(error) => file.problem = Some(cause(&error)),
             }

@@ -24,9 +24,8 @@ pub type References = (Vec<PathBuf>, Option<String>);
 
 /// A disk that was opened.
 pub fn read(path: PathBuf, opened: &Opened) -> Disk {
-    let directory = path.parent().unwrap_or(Path::new("/"));
     let (references, problem) =
-        read_references(opened, directory).unwrap_or_else(|error| (Vec::new(), Some(cause(&error))));
+        read_references(opened, &path).unwrap_or_else(|error| (Vec::new(), Some(cause(&error))));
     Disk {
         path,
         identity: Some(opened.stat.identity),
@@ -49,29 +48,37 @@ pub fn unread(path: PathBuf, problem: String) -> Disk {
     }
 }
 
-/// What the header of a file in `directory` names.
-pub fn read_references(opened: &Opened, directory: &Path) -> io::Result<References> {
-    let mut head = vec![0; qcow2::FIRST_READ];
-    let mut wanted = head.len();
+/// What the header of the file at `path` names.
+pub fn read_references(opened: &Opened, path: &Path) -> io::Result<References> {
+    let (mut first, mut more);
+    first = [0; qcow2::FIRST_READ];
+    let mut head = &mut first[..];
     let header = loop {
-        head.resize(wanted, 0);
-        let length = fill(opened, &mut head)?;
-        let ended = length < wanted;
-        head.truncate(length);
+        let length = fill(opened, head)?;
         // A file that has shrunk is as long as what could be read of it.
-        let size = if ended { length as u64 } else { opened.stat.size_bytes.max(length as u64) };
-        match qcow2::read(&head, size) {
+        let size =
+            if length < head.len() { length as u64 } else { opened.stat.size_bytes.max(length as u64) };
+        match qcow2::read(&head[..length], size) {
             Ok(qcow2::Image::NoBacking) => return Ok((Vec::new(), None)),
             Ok(qcow2::Image::Qcow2(header)) => break header,
-            Ok(qcow2::Image::NeedsMore(more)) => wanted = more,
+            Ok(qcow2::Image::NeedsMore(wanted)) => {
+                more = vec![0; wanted];
+                head = &mut more;
+            }
             Err(error) => return Ok((Vec::new(), Some(error.to_string()))),
         }
     };
-    let mut references = Vec::new();
+    let mut references: Vec<PathBuf> = Vec::new();
     let mut problem = None;
     for name in [header.backing_file, header.data_file].into_iter().flatten() {
         let meaning = backing_name::parse(&name);
-        references.extend(meaning.files.iter().map(|file| backing_name::resolve(directory, file)));
+        let mut files: Vec<_> =
+            meaning.files.into_iter().map(|file| backing_name::resolve(path, file)).collect();
+        if references.is_empty() {
+            references = files;
+        } else {
+            references.append(&mut files);
+        }
         if let Some(why) = meaning.problem {
             problem = Some(format!("backing file name {:?}: {why}", String::from_utf8_lossy(&name)));
         }

@@ -5,6 +5,7 @@
 mod cache;
 mod disk;
 mod gather;
+mod listing;
 mod open;
 mod parallel;
 mod references;
@@ -226,11 +227,18 @@ pub fn base_name(path: &Path) -> Option<&OsStr> {
     }
 }
 
+/// The text of a path that ends in a plain name: that of the directory, and the name.
+fn split(path: &Path) -> Option<(&[u8], &OsStr)> {
+    let name = base_name(path)?;
+    let directory = path.as_os_str().as_bytes().strip_suffix(name.as_bytes())?.strip_suffix(b"/")?;
+    Some((directory, name))
+}
+
 impl Evidence {
     /// The first component of a directory's path: the name that an instance may have.
     pub fn top_name(directory: &OsStr) -> &OsStr {
         let bytes = directory.as_bytes();
-        OsStr::from_bytes(bytes.split(|byte| *byte == b'/').next().unwrap_or_default())
+        OsStr::from_bytes(&bytes[..bytes.iter().position(|byte| *byte == b'/').unwrap_or(bytes.len())])
     }
 
     pub fn cache_file(&self, name: &OsStr) -> Option<&CacheFile> {
@@ -243,8 +251,7 @@ impl Evidence {
 
     /// The cache file that a path plainly names: the text is that of the cache directory and a name in it.
     pub fn plain_cache_file(&self, path: &Path) -> Option<&CacheFile> {
-        let name = base_name(path)?;
-        let directory = path.as_os_str().as_bytes().strip_suffix(name.as_bytes())?.strip_suffix(b"/")?;
+        let (directory, name) = split(path)?;
         let cache_dir = directory.strip_prefix(self.layout.instances_path.as_os_str().as_bytes())?;
         (cache_dir.strip_prefix(b"/") == Some(self.layout.subdirectory_name.as_bytes()))
             .then(|| self.cache_file(name))?

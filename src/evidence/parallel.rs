@@ -8,6 +8,9 @@ use crate::progress::Progress;
 /// Fewer items than this for each thread are not worth one.
 const ITEMS_A_THREAD: usize = 4;
 
+/// The most items that a thread takes at once.
+const MOST_AT_ONCE: usize = 16;
+
 /// How many calls may be under way, and how far they have come.
 pub struct Workers<'a> {
     pub most: usize,
@@ -20,18 +23,24 @@ impl Workers<'_> {
     /// Where no thread can be made, this one does the work alone.
     pub fn map<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
         self.progress.expect(items.len());
+        let threads = self.most.min(items.len() / ITEMS_A_THREAD).max(1);
+        let at_once = (items.len() / threads / 8).clamp(1, MOST_AT_ONCE);
+        let parts: Vec<&[T]> = items.chunks(at_once).collect();
         let next = AtomicUsize::new(0);
         let worker = || {
             let mut results = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(index) else { return results };
-                results.push((index, work(item)));
-                self.progress.advance();
+                let Some(part) = parts.get(index) else { return results };
+                let work = |item| {
+                    let result = work(item);
+                    self.progress.advance();
+                    result
+                };
+                results.push((index, part.iter().map(work).collect::<Vec<R>>()));
             }
         };
-        let threads = self.most.min(items.len() / ITEMS_A_THREAD).max(1);
-        let mut results: Vec<(usize, R)> = thread::scope(|scope| {
+        let mut results: Vec<(usize, Vec<R>)> = thread::scope(|scope| {
             let others: Vec<_> =
                 (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, worker).ok()).collect();
             let mut results = worker();
@@ -42,6 +51,6 @@ impl Workers<'_> {
             results
         });
         results.sort_unstable_by_key(|(index, _)| *index);
-        results.into_iter().map(|(_, result)| result).collect()
+        results.into_iter().flat_map(|(_, part)| part).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! What names lead to: those that disks, cache files and domains give, and the chains behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
@@ -28,11 +29,11 @@ pub fn follow(
     let of_disks = disks.filter(|it| !it.is_raw).flat_map(|it| &it.references);
     let of_cache = evidence.cache_files().flat_map(|(_, it)| &it.references);
     let mut names: BTreeSet<&Path> = BTreeSet::new();
-    let mut previous = None;
+    let mut previous = OsStr::new("");
     for name in of_disks.chain(of_cache).chain(domain_disks) {
         // Neighbours often stand on the same file.
-        if previous != Some(name) {
-            previous = Some(name);
+        if previous != name.as_os_str() {
+            previous = name.as_os_str();
             if evidence.plain_cache_file(name).is_none() {
                 names.insert(name);
             }
@@ -98,9 +99,7 @@ fn look(evidence: &Evidence, path: &Path) -> Target {
         Ok(None) => Target::NotADisk,
         Err(error) if has_vanished(&error) => {
             let link = fs_err::read_link(path).ok();
-            Target::Missing {
-                link: link.map(|it| backing_name::resolve(path.parent().unwrap_or(Path::new("/")), &it)),
-            }
+            Target::Missing { link: link.map(|it| backing_name::resolve(path, it)) }
         }
         Err(error) => Target::Disk(disk::unread(path.to_owned(), cause(&error))),
     }

@@ -15,13 +15,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::dir::{Dir, Type};
+use nix::dir::Type;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
+use super::listing::each_entry;
 use super::open::{cause, has_vanished, open_examined, open_regular, retried};
 use super::parallel::Workers;
-use super::{Directory, Disk, Identity, disk};
+use super::{Directory, Disk, Identity, disk, split};
 use crate::errors::advice;
 use crate::layout::{LOCKS, Layout};
 use crate::time::Timestamp;
@@ -47,12 +48,6 @@ struct Entry {
     below: OsString,
     ino: u64,
     listed: Type,
-}
-
-impl Entry {
-    fn key(&self) -> (&OsStr, u64) {
-        (&self.below, self.ino)
-    }
 }
 
 /// What was read of an entry.
@@ -84,41 +79,39 @@ impl Walker<'_> {
             )
         };
         let root = retried(|| open(path, DIRECTORY, Mode::empty())).map_err(|it| cannot_list(it.into()))?;
+        // What was read in earlier rounds.
         let mut known: HashMap<Entry, Read> = HashMap::new();
+        let mut rounds = 0;
         let mut times = times_of(root.as_fd());
         let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
-        for rounds in 1..=MOST_ROUNDS {
-            known.retain(|entry, _| {
-                listing
-                    .binary_search_by(|it| it.key().cmp(&entry.key()))
-                    .is_ok_and(|at| listing[at] == *entry)
-            });
-            let new: Vec<&Entry> = listing.iter().filter(|it| !known.contains_key(it)).collect();
-            let read = self.workers.map(&new, |entry| self.read(root.as_fd(), entry));
-            let mut has_vanished = false;
-            for (entry, read) in new.into_iter().zip(read) {
-                match read {
-                    Read::Vanished => has_vanished = true,
-                    read => drop(known.insert(entry.clone(), read)),
-                }
+        loop {
+            rounds += 1;
+            let mut read: Vec<Option<Read>> = listing.iter().map(|it| known.remove(it)).collect();
+            let new: Vec<usize> = (0..listing.len()).filter(|index| read[*index].is_none()).collect();
+            let read_now = self.workers.map(&new, |index| self.read(root.as_fd(), &listing[*index]));
+            let has_vanished = read_now.iter().any(|it| matches!(it, Read::Vanished));
+            for (index, now) in new.into_iter().zip(read_now) {
+                read[index] = Some(now);
             }
             let before_later = times_of(root.as_fd());
             let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            if !has_vanished && later == listing && times_of(root.as_fd()) == times {
-                return Ok(Walk { directories: self.directories(known), never_settled: None, rounds });
+            let has_settled = !has_vanished && later == listing && times_of(root.as_fd()) == times;
+            let read = listing.into_iter().zip(read.into_iter().flatten());
+            if has_settled || rounds == MOST_ROUNDS {
+                let never_settled = (!has_settled)
+                    .then(|| format!("directories kept changing while they were read {MOST_ROUNDS} times"));
+                return Ok(Walk { directories: directories(read), never_settled, rounds });
             }
+            known = read.filter(|(_, read)| !matches!(read, Read::Vanished)).collect();
             (listing, times) = (later, before_later);
         }
-        let never_settled =
-            Some(format!("directories kept changing while they were read {MOST_ROUNDS} times"));
-        Ok(Walk { directories: self.directories(known), never_settled, rounds: MOST_ROUNDS })
     }
 
     /// Everything in the instances path and in `snapshots`, sorted.
     fn list(&self, root: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let is_apart = |name: &OsStr| name == self.layout.subdirectory_name || name == LOCKS;
-        each_entry(root, OsStr::new("."), |name, ino, listed| {
+        each_typed_entry(root, OsStr::new("."), |name, ino, listed| {
             // A directory may have any name.
             let may_be_directory = matches!(listed, Type::Directory | Type::Symlink);
             if !is_apart(name) && (may_be_directory || !disk::is_never_a_disk(name)) {
@@ -126,7 +119,7 @@ impl Walker<'_> {
             }
         })?;
         if entries.iter().any(|it| it.below == SNAPSHOTS) {
-            let snapshots = each_entry(root, OsStr::new(SNAPSHOTS), |name, ino, listed| {
+            let snapshots = each_typed_entry(root, OsStr::new(SNAPSHOTS), |name, ino, listed| {
                 if matches!(listed, Type::Directory | Type::Symlink) {
                     entries.push(Entry { below: Path::new(SNAPSHOTS).join(name).into(), ino, listed });
                 }
@@ -134,17 +127,20 @@ impl Walker<'_> {
             // That it cannot be listed is found when it is read itself.
             snapshots.ok();
         }
-        entries.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
+        entries.sort_unstable_by(|a, b| (&a.below, a.ino).cmp(&(&b.below, b.ino)));
+        // A listing may show a file twice that was renamed during it.
+        entries.dedup();
         Ok(entries)
     }
 
     fn read(&self, root: BorrowedFd<'_>, entry: &Entry) -> Read {
-        let path = self.layout.instances_path.join(&entry.below);
+        let disk =
+            || read_disk(root, &entry.below, entry.listed, self.path(&entry.below, None), &self.cache_dir);
         match entry.listed {
             Type::Directory => self.read_directory(root, entry, false),
             Type::Symlink => match fstatat(root, entry.below.as_os_str(), AtFlags::empty()) {
                 Ok(target) if type_of(&target) == Type::Directory => self.read_directory(root, entry, true),
-                Ok(_) => read_disk(root, &entry.below, entry.listed, &path, &self.cache_dir),
+                Ok(_) => disk(),
                 // Among directories a link that leads nowhere is a directory that cannot be read.
                 Err(errno) => match fstatat(root, entry.below.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
                     Ok(_) => Read::Directory(Directory {
@@ -155,8 +151,19 @@ impl Walker<'_> {
                     Err(_) => Read::Vanished,
                 },
             },
-            listed => read_disk(root, &entry.below, listed, &path, &self.cache_dir),
+            _ => disk(),
         }
+    }
+
+    /// The path of an entry, or of a file in it.
+    fn path(&self, below: &OsStr, name: Option<&OsStr>) -> PathBuf {
+        let root = &self.layout.instances_path;
+        // At once as long as it gets.
+        let mut path =
+            PathBuf::with_capacity(root.as_os_str().len() + below.len() + name.map_or(0, OsStr::len) + 2);
+        path.extend([root.as_os_str(), below]);
+        path.extend(name);
+        path
     }
 
     fn read_directory(&self, root: BorrowedFd<'_>, entry: &Entry, is_link: bool) -> Read {
@@ -183,23 +190,18 @@ impl Walker<'_> {
             directory.is_cache = true;
             return Ok(true);
         }
-        let path = self.layout.instances_path.join(&entry.below);
-        let mut listing = Dir::from_fd(opened)?;
+        let at = opened.as_fd();
         let mut names = Vec::new();
-        for item in listing.iter() {
-            let item = item?;
-            let name = OsStr::from_bytes(item.file_name().to_bytes());
-            if name != "."
-                && name != ".."
-                && !disk::is_never_a_disk(name)
-                && item.file_type() != Some(Type::Directory)
-            {
-                names.push((name.to_owned(), item.file_type()));
+        each_entry(at, |name, _, listed| {
+            if !disk::is_never_a_disk(name) && listed != Some(Type::Directory) {
+                names.push((name.to_owned(), listed));
             }
-        }
+        })?;
+        directory.disks.reserve_exact(names.len());
         for (name, listed) in names {
-            let Some(listed) = listed.or_else(|| type_at(listing.as_fd(), &name)) else { return Ok(false) };
-            match read_disk(listing.as_fd(), &name, listed, &path.join(&name), &self.cache_dir) {
+            let Some(listed) = listed.or_else(|| type_at(at, &name)) else { return Ok(false) };
+            let path = self.path(&entry.below, Some(&name));
+            match read_disk(at, &name, listed, path, &self.cache_dir) {
                 Read::Disk(disk) => directory.disks.push(disk),
                 Read::Vanished => return Ok(false),
                 Read::Directory(_) | Read::NotADisk => {}
@@ -207,24 +209,25 @@ impl Walker<'_> {
         }
         Ok(true)
     }
+}
 
-    fn directories(&self, known: HashMap<Entry, Read>) -> BTreeMap<OsString, Directory> {
-        let mut root = Directory::default();
-        let mut directories = BTreeMap::new();
-        for (entry, read) in known {
-            match read {
-                Read::Disk(disk) => root.disks.push(disk),
-                Read::Directory(directory) => drop(directories.insert(entry.below, directory)),
-                Read::Vanished | Read::NotADisk => {}
-            }
+/// What was read, by name, and the disks that lie directly in the instances path.
+fn directories(read: impl Iterator<Item = (Entry, Read)>) -> BTreeMap<OsString, Directory> {
+    let mut root = Directory::default();
+    let mut directories = vec![];
+    for (entry, read) in read {
+        match read {
+            Read::Disk(disk) => root.disks.push(disk),
+            Read::Directory(directory) => directories.push((entry.below, directory)),
+            Read::Vanished | Read::NotADisk => {}
         }
-        directories.insert(OsString::new(), root);
-        directories
     }
+    directories.push((OsString::new(), root));
+    directories.into_iter().collect()
 }
 
 /// Reads what may be a disk: a regular file, a block device, or a link to one.
-fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: &Path, cache_dir: &Path) -> Read {
+fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: PathBuf, cache_dir: &Path) -> Read {
     let opened = match listed {
         Type::File => match open_regular(at, name) {
             // It was a regular file when it was listed.
@@ -235,17 +238,20 @@ fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: &Path, cache_
         _ => return Read::NotADisk,
     };
     let mut disk = match opened {
-        Ok(Some(opened)) => disk::read(path.to_owned(), &opened),
+        Ok(Some(opened)) => disk::read(path, &opened),
         Ok(None) => return Read::NotADisk,
         Err(error) if has_vanished(&error) => match type_at(at, name) {
             // A link that leads nowhere is there all the same.
-            Some(Type::Symlink) => disk::unread(path.to_owned(), dangling(&error)),
+            Some(Type::Symlink) => disk::unread(path, dangling(&error)),
             _ => return Read::Vanished,
         },
-        Err(error) => disk::unread(path.to_owned(), cause(&error)),
+        Err(error) => disk::unread(path, cause(&error)),
     };
-    if disk.problem.is_some() || disk.references.iter().any(|it| it.parent() != Some(cache_dir)) {
-        disk.is_raw = disk::is_raw_by_disk_info(at, path);
+    // By their text, for paths compare slowly; a name that is of the cache all the same costs no more than a look.
+    let cache_dir = cache_dir.as_os_str().as_bytes();
+    let is_elsewhere = |it: &PathBuf| split(it).is_none_or(|(directory, _)| directory != cache_dir);
+    if disk.problem.is_some() || disk.references.iter().any(is_elsewhere) {
+        disk.is_raw = disk::is_raw_by_disk_info(at, &disk.path);
     }
     Read::Disk(disk)
 }
@@ -256,23 +262,21 @@ fn times_of(directory: BorrowedFd<'_>) -> Option<[i64; 4]> {
     Some([stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec])
 }
 
-/// Calls `with` for each entry of a directory but `.` and `..`.
-fn each_entry(at: BorrowedFd<'_>, name: &OsStr, mut with: impl FnMut(&OsStr, u64, Type)) -> io::Result<()> {
+/// Calls `with` for each entry of a directory that has a type.
+fn each_typed_entry(
+    at: BorrowedFd<'_>,
+    name: &OsStr,
+    mut with: impl FnMut(&OsStr, u64, Type),
+) -> io::Result<()> {
     let opened = retried(|| openat(at, name, DIRECTORY, Mode::empty()))?;
-    let mut listing = Dir::from_fd(opened)?;
     let mut untyped = Vec::new();
-    for entry in listing.iter() {
-        let entry = entry?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        match entry.file_type() {
-            _ if name == "." || name == ".." => {}
-            Some(listed) => with(name, entry.ino(), listed),
-            None => untyped.push((name.to_owned(), entry.ino())),
-        }
-    }
+    each_entry(opened.as_fd(), |name, ino, listed| match listed {
+        Some(listed) => with(name, ino, listed),
+        None => untyped.push((name.to_owned(), ino)),
+    })?;
     for (name, ino) in untyped {
         // One that has gone shows in the next listing.
-        if let Some(listed) = type_at(listing.as_fd(), &name) {
+        if let Some(listed) = type_at(opened.as_fd(), &name) {
             with(&name, ino, listed);
         }
     }

@@ -46,7 +46,9 @@ pub(crate) fn check<'a>(text: &'a [u8], what: &str) -> Result<&'a [u8]> {
 /// Where the text is not that: the error names the row (counted from 1), the field, and what to do.
 pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T> {
     // Keeping track of the place takes as long as all the rest, and only errors need it.
-    if let Ok(value) = serde_json::from_slice(text) {
+    if let Ok(text) = str::from_utf8(text)
+        && let Ok(value) = serde_json::from_str(text)
+    {
         return Ok(value);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(text);

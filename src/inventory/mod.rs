@@ -216,18 +216,26 @@ pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
 /// Reads a list that an option names, a file or standard input.
 pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
     if is_stdin(file) {
-        return read_bounded(std::io::stdin().lock(), MOST)
+        return read_bounded(std::io::stdin().lock(), 0, MOST)
             .with_context(|| format!("{option} {}", name(file)));
     }
     let opened = fs_err::File::open(file).map_err(|error| {
         anyhow!("{option}: {:#}: name a file that this user may read", anyhow::Error::from(error))
     })?;
-    read_bounded(opened, MOST).with_context(|| format!("{option} {}", name(file)))
+    read_file(opened, MOST).with_context(|| format!("{option} {}", name(file)))
 }
 
-fn read_bounded(opened: impl Read, most: u64) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    opened.take(most + 1).read_to_end(&mut text)?;
+fn read_file(opened: fs_err::File, most: u64) -> Result<Vec<u8>> {
+    let size = opened.metadata()?.len();
+    read_bounded(opened, size, most)
+}
+
+/// Reads all of it, `likely` so many bytes: these at once, for a list that grows is read in steps, and on NFS each waits.
+fn read_bounded(mut opened: impl Read, likely: u64, most: u64) -> Result<Vec<u8>> {
+    let mut text = vec![0; usize::try_from(likely.min(most))?];
+    let read = opened.read(&mut text)?;
+    text.truncate(read);
+    opened.take(most + 1 - read as u64).read_to_end(&mut text)?;
     if text.len() as u64 > most {
         bail!("is larger than {most} bytes: check that it is the right file");
     }
@@ -242,7 +250,7 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
         anyhow!("{error:#}: name a domain XML file or a folder of them, such as /etc/libvirt/qemu")
     })?;
     if !metadata.is_dir() {
-        return Ok(vec![(path.into(), read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
+        return Ok(vec![(path.into(), read_file(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
     }
     let mut names = Vec::new();
     for folder in [path.to_owned(), path.join("autostart")] {
@@ -266,7 +274,7 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
         if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
             let mut options = fs_err::OpenOptions::new();
             let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&file)?;
-            let text = read_bounded(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
+            let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
             files.push((file, text));
         }
     }

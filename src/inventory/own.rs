@@ -10,7 +10,7 @@ use super::row::{Row, Source};
 pub(super) fn parse(text: &[u8]) -> Result<Source> {
     // Nothing is lacking in a row: its fields are optional, and what is not there is none.
     let rows: Vec<Row> = json::read::<Vec<Row>>(text)?.into_iter().map(Row::normalized).collect();
-    let mut numbers = HashMap::new();
+    let mut numbers = HashMap::with_capacity(rows.len());
     for (row, number) in rows.iter().zip(1..) {
         let key = match (&row.uuid, &row.name) {
             (Some(uuid), _) => ("uuid", uuid),

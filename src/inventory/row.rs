@@ -81,7 +81,7 @@ impl Instance {
         &'a self,
         of: impl Fn(&'a Row) -> &'a Option<Box<str>>,
     ) -> impl Iterator<Item = &'a str> {
-        distinct(self.rows.iter().filter_map(move |row| of(row).as_deref()))
+        distinct(&self.rows, move |row| of(row).as_deref())
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
@@ -114,11 +114,11 @@ impl Instance {
     }
 
     pub fn swap_mb(&self) -> impl Iterator<Item = u64> {
-        distinct(self.rows.iter().filter_map(|row| row.swap_mb))
+        distinct(&self.rows, |row| row.swap_mb)
     }
 
     pub fn ephemeral_gb(&self) -> impl Iterator<Item = u64> {
-        distinct(self.rows.iter().filter_map(|row| row.ephemeral_gb))
+        distinct(&self.rows, |row| row.ephemeral_gb)
     }
 
     /// Whether no row tells that fact.
@@ -127,14 +127,11 @@ impl Instance {
     }
 }
 
-fn distinct<T: PartialEq + Copy>(values: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
-    let mut seen: Vec<T> = Vec::new();
-    values.filter(move |value| {
-        let is_new = !seen.contains(value);
-        if is_new {
-            seen.push(*value);
-        }
-        is_new
+fn distinct<'a, T: PartialEq>(rows: &'a [Row], of: impl Fn(&'a Row) -> Option<T>) -> impl Iterator<Item = T> {
+    (0..rows.len()).filter_map(move |index| {
+        let value = of(&rows[index])?;
+        let is_known = rows[..index].iter().any(|it| of(it).as_ref() == Some(&value));
+        (!is_known).then_some(value)
     })
 }
 

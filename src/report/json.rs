@@ -1,9 +1,10 @@
 //! JSON: one object, its lists sorted by name; nova-imagecache-json(5) describes every field.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt as _;
 
 use serde::ser::SerializeSeq as _;
@@ -362,14 +363,14 @@ fn reasons<S: Serializer>(reasons: &[Reason<'_>], serializer: S) -> Result<S::Ok
         text: &'a str,
         images: &'a [&'a str],
         instances: &'a [&'a str],
-        disks: Vec<String>,
+        disks: Vec<Cow<'a, str>>,
     }
     serializer.collect_seq(reasons.iter().map(|it| Object {
         code: it.code,
         text: &it.text,
         images: &it.images,
         instances: &it.instances,
-        disks: it.disks.iter().map(lossy).collect(),
+        disks: it.disks.iter().map(|it| it.to_string_lossy()).collect(),
     }))
 }
 
@@ -386,7 +387,10 @@ fn each<S: Serializer, T: Serialize, I: Iterator<Item = T>>(
 }
 
 fn write(output: &mut dyn Write, object: &impl Serialize) -> io::Result<()> {
-    Ok(serde_json::to_writer_pretty(output, object)?)
+    // Not through `dyn` for each of the many small writes, of which indentation alone takes several a line.
+    let mut output = BufWriter::with_capacity(1 << 16, output);
+    serde_json::to_writer_pretty(&mut output, object)?;
+    output.flush()
 }
 
 fn sum<K>(totals: &BTreeMap<K, Total>) -> Total {

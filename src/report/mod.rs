@@ -193,10 +193,7 @@ pub fn print(
                 stdout.write_all(&text)
             })
         }
-        Format::Json => {
-            let mut output = io::BufWriter::with_capacity(1 << 16, &mut stdout);
-            as_json(&mut output).and_then(|()| output.write_all(b"\n")).and_then(|()| output.flush())
-        }
+        Format::Json => as_json(&mut stdout).and_then(|()| stdout.write_all(b"\n")),
     };
     let result = result.and_then(|()| stdout.flush());
     match result {
@@ -236,6 +233,10 @@ pub fn printable(name: &OsStr) -> String {
 
 /// A message on one line, with what does not print escaped.
 pub fn one_line(text: &str) -> String {
+    // Nearly every text, in a tenth of the time.
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'\\') {
+        return text.to_owned();
+    }
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

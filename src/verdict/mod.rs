@@ -22,7 +22,7 @@ use crate::time::{ForPeople, Timestamp};
 use crate::warning::{count, shown};
 use named::{Named, Names};
 pub use users::is_same_host;
-use users::{ImageUse, Role, Users};
+use users::{ImageUse, Place, Role, Users};
 
 /// What the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +197,7 @@ pub fn judge<'a>(
         unreadable: names.unreadable(evidence),
         inventory_is_incomplete: inventory.is_some_and(|it| !it.incomplete.is_empty()),
         counted: users.counted.len(),
-        directories_with_disks: users.directories_with_disks(evidence),
+        directories_with_disks: users.directories_with_disks(),
         expected: users.expected().count(),
         absent: users.expected().filter(|it| it.directories.is_empty()).map(|it| it.id).collect(),
     };
@@ -477,7 +477,7 @@ where
 {
     let mut disks: Vec<&Path> = disks.into_iter().copied().collect();
     disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    disks.dedup();
+    disks.dedup_by_key(|it| it.as_os_str());
     disks
 }
 
@@ -509,8 +509,8 @@ fn unlisted_directories<'a>(
     files: &[Judged<'a>],
 ) -> Vec<UnlistedDirectory<'a>> {
     let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
-    for (path, directory) in &evidence.directories {
-        if users.role(path) != Role::Unlisted || directory.is_cache {
+    for Place { path, directory, role, .. } in &users.places {
+        if *role != Role::Unlisted || directory.is_cache {
             continue;
         }
         let name = Evidence::top_name(path);

@@ -1,6 +1,6 @@
 //! What disks name: by base name, as nova matches, and by device and inode, as QEMU would find the file.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub struct Named<'a> {
     pub disks: Vec<&'a Path>,
     pub unlisted_disks: Vec<&'a Path>,
     /// Indices of the counted instances in whose directories those disks lie.
-    pub instances: BTreeSet<usize>,
+    pub instances: Vec<usize>,
     /// Whether it was named as a file of this cache directory, or of one of that name that cannot be read.
     pub is_of_cache: bool,
 }
@@ -69,7 +69,7 @@ impl<'a> Names<'a> {
                 names.cache_names.entry(stat.identity).or_default().push(name);
             }
         }
-        names.of_directories(evidence, users, policy);
+        names.of_places(evidence, users, policy);
         for disk in inventory.iter().flat_map(|it| &it.domain_disks) {
             names.of_domain(evidence, disk);
         }
@@ -111,9 +111,9 @@ impl<'a> Names<'a> {
         unreadable
     }
 
-    fn of_directories(&mut self, evidence: &'a Evidence, users: &Users<'a>, policy: &Policy) {
-        for (path, directory) in &evidence.directories {
-            let role = users.role(path);
+    fn of_places(&mut self, evidence: &'a Evidence, users: &Users<'a>, policy: &Policy) {
+        for place in &users.places {
+            let (path, directory, role) = (place.path, place.directory, place.role);
             let is_left_out = role == Role::Unlisted && policy.ignore_unlisted;
             if let Some(problem) = &directory.problem
                 // mkfs makes it, only root can read it, and nova never looks into it.
@@ -122,7 +122,7 @@ impl<'a> Names<'a> {
                 let full_path = evidence.layout.instances_path.join(path);
                 self.note(&full_path, problem, !is_left_out, READABLE);
             }
-            let owners = users.owners(path);
+            let owners = users.owners(place);
             for disk in &directory.disks {
                 if let Some(problem) = &disk.problem {
                     let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
@@ -172,11 +172,12 @@ impl<'a> Names<'a> {
     /// Names these files, and those that stand behind them.
     fn follow(&mut self, evidence: &'a Evidence, references: &'a [std::path::PathBuf], by: By<'a, '_>) {
         let mut seen: HashSet<&Path> = HashSet::new();
-        let mut next = vec![(references, by.disk)];
-        while let Some((references, named_in)) = next.pop() {
+        let mut next = Vec::new();
+        let mut step = Some((references, by.disk));
+        while let Some((references, named_in)) = step {
             for reference in references {
                 self.name(evidence, reference, by);
-                if named_in != by.disk {
+                if !std::ptr::eq(named_in, by.disk) {
                     self.name(evidence, reference, By { disk: named_in, ..by });
                 }
                 if let Some(target) = evidence.references.get(reference)
@@ -188,10 +189,11 @@ impl<'a> Names<'a> {
                     }
                     let is_raw = matches!(target, Target::Disk(Disk { is_raw: true, .. }));
                     if !is_raw {
-                        next.push((target.references(), reference));
+                        next.push((target.references(), reference.as_path()));
                     }
                 }
             }
+            step = next.pop();
         }
     }
 
@@ -242,7 +244,7 @@ impl<'a> Names<'a> {
 fn add<'a>(named: &mut Named<'a>, by: By<'a, '_>) {
     named.instances.extend(by.owners);
     let disks = if by.is_unlisted { &mut named.unlisted_disks } else { &mut named.disks };
-    if disks.last() != Some(&by.disk) {
+    if disks.last().map(|it| it.as_os_str()) != Some(by.disk.as_os_str()) {
         disks.push(by.disk);
     }
 }

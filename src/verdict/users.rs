@@ -1,9 +1,10 @@
 //! Who uses what: the instances that count for this cache, their directories and their images.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::{Code, Policy, Reason, several};
 use crate::cache_name::cache_file_name;
@@ -25,10 +26,21 @@ pub struct Users<'a> {
     subdirectory_name: &'a OsStr,
     has_inventory: bool,
     pub counted: Vec<Counted<'a>>,
-    /// Directories by name and the instances that own them, as indices into `counted`.
-    owners: HashMap<&'a OsStr, Vec<usize>>,
+    /// Every directory, by its path.
+    pub places: Vec<Place<'a>>,
+    places_by_path: HashMap<&'a OsStr, usize>,
     /// Used images by the fingerprint of their id.
     pub images: BTreeMap<String, ImageUse<'a>>,
+}
+
+/// A directory and whose it is.
+pub struct Place<'a> {
+    /// Below the instances path.
+    pub path: &'a OsStr,
+    pub directory: &'a Directory,
+    pub role: Role,
+    /// The instances that have it by its own name, as indices into `counted`.
+    owners: Vec<usize>,
 }
 
 pub struct Counted<'a> {
@@ -53,11 +65,19 @@ pub struct ImageUse<'a> {
 /// Whether two host names are the same: clients from 2023 on print the hypervisor's full name where nova has the short
 /// one. Addresses have no short names.
 pub fn is_same_host(a: &str, b: &str) -> bool {
-    let short = |name: &str| match name.parse::<IpAddr>() {
-        Ok(_) => name.to_ascii_lowercase(),
-        Err(_) => name.split('.').next().unwrap_or_default().to_ascii_lowercase(),
-    };
-    short(a) == short(b)
+    fn short(name: &str) -> &str {
+        match name.split_once('.') {
+            Some((short, _)) if name.parse::<IpAddr>().is_err() => short,
+            _ => name,
+        }
+    }
+    a.eq_ignore_ascii_case(b) || short(a).eq_ignore_ascii_case(short(b))
+}
+
+impl<'a> Place<'a> {
+    fn new(path: &'a OsStr, directory: &'a Directory) -> Self {
+        Self { path, directory, role: Role::Neither, owners: Vec::new() }
+    }
 }
 
 impl<'a> Users<'a> {
@@ -66,21 +86,28 @@ impl<'a> Users<'a> {
             subdirectory_name: &evidence.layout.subdirectory_name,
             has_inventory: inventory.is_some(),
             counted: Vec::new(),
-            owners: HashMap::new(),
+            places: evidence.directories.iter().map(|(path, it)| Place::new(path, it)).collect(),
+            places_by_path: evidence.directories.keys().zip(0..).map(|(path, at)| (&**path, at)).collect(),
             images: BTreeMap::new(),
         };
+        let resized = evidence.directories.keys().filter_map(|it| it.as_bytes().strip_suffix(RESIZED));
+        let resized: HashSet<&[u8]> = resized.collect();
         let instances = || inventory.iter().flat_map(|it| &it.instances);
         let any_names_a_host = instances().any(|it| it.hosts().next().is_some());
         for instance in instances() {
-            let (names, directories): (Vec<_>, Vec<_>) = listed_names(instance)
-                .iter()
-                .filter_map(|name| evidence.directories.get_key_value(OsStr::new(name)))
-                .unzip();
+            let index = users.counted.len();
+            let mut directories = Vec::new();
+            each_listed_name(instance, &resized, |name| {
+                if let Some(at) = users.places_by_path.get(name)
+                    && let place = &mut users.places[*at]
+                    && place.owners.last() != Some(&index)
+                {
+                    place.owners.push(index);
+                    directories.push(place.directory);
+                }
+            });
             let is_here = instance.hosts().any(|it| is_same_host(it, &policy.host));
             if !directories.is_empty() || counts_without_directory(instance, is_here, evidence) {
-                for name in names {
-                    users.owners.entry(name).or_default().push(users.counted.len());
-                }
                 users.counted.push(Counted {
                     instance,
                     id: instance.id(),
@@ -90,45 +117,46 @@ impl<'a> Users<'a> {
                 });
             }
         }
+        for at in 0..users.places.len() {
+            users.places[at].role = users.role(&users.places[at]);
+        }
         users.find_images();
         users
     }
 
     fn find_images(&mut self) {
-        // An image id is hashed once, not once for each instance.
-        let mut fingerprints: HashMap<&str, String> = HashMap::new();
+        let mut images: HashMap<&'a str, ImageUse<'a>> = HashMap::new();
         for (index, Counted { instance, .. }) in self.counted.iter().enumerate() {
             let image_refs = instance.image_refs().map(|id| (Code::ImageInUse, id));
             let kernels = instance.kernel_ids().map(|id| (Code::KernelInUse, id));
             let ramdisks = instance.ramdisk_ids().map(|id| (Code::RamdiskInUse, id));
             for (code, id) in image_refs.chain(kernels).chain(ramdisks) {
-                let fingerprint = fingerprints.entry(id).or_insert_with(|| cache_file_name(id));
-                if !self.images.contains_key(fingerprint) {
-                    self.images.insert(fingerprint.clone(), ImageUse { id, ..ImageUse::default() });
-                }
-                if let Some(image) = self.images.get_mut(fingerprint) {
-                    image.by_code.entry(code).or_default().push(index);
-                }
+                let image = images.entry(id).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
+                image.by_code.entry(code).or_default().push(index);
             }
         }
+        self.images = images.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect();
     }
 
-    /// Whose a directory is, by its path below the instances path.
-    pub fn role(&self, directory: &OsStr) -> Role {
-        let top = Evidence::top_name(directory);
+    fn role(&self, place: &Place<'a>) -> Role {
+        let top = Evidence::top_name(place.path);
         let is_cache = top.as_encoded_bytes().starts_with(self.subdirectory_name.as_encoded_bytes());
         if is_cache || top.is_empty() || top == "lost+found" {
             Role::Neither
-        } else if !self.has_inventory || self.owners.contains_key(top) {
+        } else if !self.has_inventory || !self.owners(place).is_empty() {
             Role::Listed
         } else {
             Role::Unlisted
         }
     }
 
-    /// The instances that own a directory.
-    pub fn owners(&self, directory: &OsStr) -> &[usize] {
-        self.owners.get(Evidence::top_name(directory)).map_or(&[], |it| it)
+    /// The instances that own a directory, or the one that it is in.
+    pub fn owners<'b>(&'b self, place: &'b Place<'a>) -> &'b [usize] {
+        let top = Evidence::top_name(place.path);
+        if top.len() == place.path.len() {
+            return &place.owners;
+        }
+        self.places_by_path.get(top).map_or(&[], |at| &self.places[*at].owners)
     }
 
     /// The instances that must have a directory here.
@@ -136,18 +164,14 @@ impl<'a> Users<'a> {
         self.counted.iter().filter(|it| it.is_expected)
     }
 
-    pub fn directories_with_disks(&self, evidence: &Evidence) -> usize {
-        let is_one_name = |path: &OsStr| !path.as_encoded_bytes().contains(&b'/');
-        evidence
-            .directories
-            .iter()
-            .filter(|(path, directory)| {
-                is_one_name(path)
-                    && *path != "snapshots"
-                    && !directory.disks.is_empty()
-                    && self.role(path) != Role::Neither
-            })
-            .count()
+    pub fn directories_with_disks(&self) -> usize {
+        let has_disk = |it: &&Place<'_>| {
+            !it.directory.disks.is_empty()
+                && it.role != Role::Neither
+                && it.path != "snapshots"
+                && !it.path.as_bytes().contains(&b'/')
+        };
+        self.places.iter().filter(has_disk).count()
     }
 
     /// The ids of instances, sorted.
@@ -196,17 +220,23 @@ fn has_settled_here(instance: &Instance) -> bool {
         && !instance.vm_states().any(|state| matches!(state, "shelved_offloaded" | "error"))
 }
 
+/// What nova adds to the name of a directory during a resize.
+const RESIZED: &[u8] = b"_resize";
+
 /// The names that directories of an instance have: its uuid and its name, and these and `_resize`, whatever its state,
-/// for not every source tells states (nova's `get_instance_path` and `_resize` in nova/virt/libvirt/driver.py).
-fn listed_names(instance: &Instance) -> Vec<String> {
-    let mut names = Vec::new();
+/// for not every source tells states (nova's `get_instance_path` and `_resize` in nova/virt/libvirt/driver.py). Those
+/// with `_resize` only where there is such a directory.
+fn each_listed_name(instance: &Instance, resized: &HashSet<&[u8]>, mut with: impl FnMut(&OsStr)) {
+    let mut of = |name: &str| {
+        with(OsStr::new(name));
+        if resized.contains(name.as_bytes()) {
+            with(OsStr::from_bytes(&[name.as_bytes(), RESIZED].concat()));
+        }
+    };
     for name in instance.directory_names() {
-        for name in [name.to_owned(), name.to_ascii_lowercase()] {
-            names.push(format!("{name}_resize"));
-            names.push(name);
+        of(name);
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            of(&name.to_ascii_lowercase());
         }
     }
-    names.sort_unstable();
-    names.dedup();
-    names
 }

@@ -1,6 +1,6 @@
 /* Slow storage, for LD_PRELOAD: 1 ms is added to each open and each read, as on NFS, or SLOW_MS; with SLOW_JITTER
- * anything up to that. Opening a directory counts twice, once for the open and once for the listing, which the C library
- * reads by calls that cannot be taken from it.
+ * anything up to that. Opening a directory waits twice, once for the open and once for the listing, whose calls are not made
+ * through the C library.
  * At the end the calls are counted into the file that SLOW_COUNTS names, so that it shows that they came by here.
  */
 #define _GNU_SOURCE
@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,6 +30,14 @@ static void wait_for(long calls)
     struct timespec time = { wait / 1000000000, wait % 1000000000 };
     nanosleep(&time, NULL);
     atomic_fetch_sub(&in_flight, 1);
+}
+
+static void opened(int flags)
+{
+    long is_listed = flags & O_DIRECTORY && !(flags & O_PATH);
+    opens++;
+    directories += is_listed;
+    wait_for(1 + is_listed);
 }
 
 #define NEXT(type, name, parameters) \
@@ -50,8 +59,7 @@ static void wait_for(long calls)
     { \
         NEXT(int, #name, (const char *, int, ...)) \
         MODE(flags) \
-        opens++; \
-        wait_for(1); \
+        opened(flags); \
         return next(path, flags, mode); \
     }
 
@@ -60,8 +68,7 @@ static void wait_for(long calls)
     { \
         NEXT(int, #name, (int, const char *, int, ...)) \
         MODE(flags) \
-        opens++; \
-        wait_for(1); \
+        opened(flags); \
         return next(at, path, flags, mode); \
     }
 
@@ -97,14 +104,19 @@ DIR *opendir(const char *path)
     return next(path);
 }
 
-/* After an open of its own, which was delayed already. */
-DIR *fdopendir(int fd)
-{
-    NEXT(DIR *, "fdopendir", (int))
-    directories++;
-    wait_for(1);
-    return next(fd);
-}
+/* With SLOW_NFS every filesystem is NFS. */
+#define STATFS(name, type) \
+    int name(const char *path, struct type *stat) \
+    { \
+        NEXT(int, #name, (const char *, struct type *)) \
+        int result = next(path, stat); \
+        if (getenv("SLOW_NFS")) \
+            stat->f_type = 0x6969; \
+        return result; \
+    }
+
+STATFS(statfs, statfs)
+STATFS(statfs64, statfs64)
 
 __attribute__((destructor)) static void tell(void)
 {

@@ -70,9 +70,9 @@ pub fn name_of_a_backing_file(name: &[u8]) {
     assert!(meaning.files.len() <= name.len());
     for file in &meaning.files {
         assert!(file.file_name().is_some(), "{file:?}");
-        let path = backing_name::resolve(Path::new("/i/u"), file);
+        let path = backing_name::resolve(Path::new("/i/u/disk"), file.clone());
         assert!(path.is_absolute() && path.file_name() == file.file_name(), "{path:?}");
-        assert_eq!(backing_name::resolve(Path::new("/elsewhere"), &path), path);
+        assert_eq!(backing_name::resolve(Path::new("/elsewhere/disk"), path.clone()), path);
     }
     let first = name.iter().find(|byte| matches!(byte, b':' | b'/'));
     let path = Path::new(std::ffi::OsStr::from_bytes(name));
