@@ -13,7 +13,11 @@ fn an_inventory_on_stdin_is_named_as_such() {
     let world = World::new();
     let mut command = world.command();
     command.args(["explain", "--inventory", "-", "-p"]).arg(world.instances_path());
-    Run::of(command.write_stdin(r#"[{"uuid": 5}]"#)).refused(&["--inventory standard input", "row 1", "uuid"]);
+    Run::of(command.write_stdin(r#"[{"uuid": 5}]"#)).refused(&[
+        "--inventory standard input",
+        "row 1",
+        "uuid",
+    ]);
 }
 
 #[test]

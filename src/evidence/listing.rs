@@ -9,19 +9,37 @@ use std::os::unix::ffi::OsStrExt as _;
 use nix::dir::Type;
 use rustix::fs::{FileType, RawDir};
 
-/// How much of a listing is read at once, in bytes.
-const BUFFER: usize = 1 << 15;
+/// The memory of a listing of one instance's directory, in bytes.
+const SMALL: usize = 1 << 15;
+
+/// That of the instances path: more than 100,000 names. What no name is written to is never touched.
+const LARGE: usize = 1 << 23;
 
 /// Calls `with` for each entry of an open directory but `.` and `..`, with its inode and its type, where the filesystem
 /// tells types.
 ///
 /// Not by the C library, which examines every directory once more and allocates for it.
-pub fn each_entry(
+pub fn each_entry(directory: BorrowedFd<'_>, with: impl FnMut(&OsStr, u64, Option<Type>)) -> io::Result<()> {
+    read(directory, &mut [MaybeUninit::uninit(); SMALL], with)
+}
+
+/// The same of a directory in which entries are renamed meanwhile, read by one system call.
+///
+/// On a local filesystem the kernel holds the directory's lock during the call, so that no rename can come in between: a
+/// directory that is renamed all the time is there under one of its names. The C library reads 32 KiB a call.
+pub fn each_entry_at_once(
     directory: BorrowedFd<'_>,
+    with: impl FnMut(&OsStr, u64, Option<Type>),
+) -> io::Result<()> {
+    read(directory, Vec::with_capacity(LARGE).spare_capacity_mut(), with)
+}
+
+fn read(
+    directory: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
     mut with: impl FnMut(&OsStr, u64, Option<Type>),
 ) -> io::Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); BUFFER];
-    let mut listing = RawDir::new(directory, &mut buffer);
+    let mut listing = RawDir::new(directory, buffer);
     while let Some(entry) = listing.next() {
         let entry = match entry {
             Err(rustix::io::Errno::INTR) => continue,

@@ -1,11 +1,9 @@
 //! All directories of disks, read until two listings of the instances path agree.
 //!
-//! nova renames `<uuid>` to `<uuid>_resize` and back at any time, and a listing that is under way during a rename may show
-//! neither name. So the instances path is listed before and after the directories are read. Where the two differ, in names
-//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Two listings
-//! can miss the same directory, where it is renamed during each: so they are also made again where the times of the
-//! instances path have changed meanwhile. That these are as they were proves nothing, for some filesystems keep whole
-//! seconds.
+//! nova renames `<uuid>` to `<uuid>_resize` and back at any time. So the instances path is listed before and after the
+//! directories are read, each time by one system call, which no rename can divide. Where the two listings differ, in names
+//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Nothing here
+//! depends on the mtime of a directory or on a clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -19,7 +17,7 @@ use nix::dir::Type;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use super::listing::each_entry;
+use super::listing::{each_entry, each_entry_at_once};
 use super::open::{cause, has_vanished, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, disk, split};
@@ -82,7 +80,6 @@ impl Walker<'_> {
         // What was read in earlier rounds.
         let mut known: HashMap<Entry, Read> = HashMap::new();
         let mut rounds = 0;
-        let mut times = times_of(root.as_fd());
         let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
         loop {
             rounds += 1;
@@ -93,9 +90,8 @@ impl Walker<'_> {
             for (index, now) in new.into_iter().zip(read_now) {
                 read[index] = Some(now);
             }
-            let before_later = times_of(root.as_fd());
             let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            let has_settled = !has_vanished && later == listing && times_of(root.as_fd()) == times;
+            let has_settled = !has_vanished && later == listing;
             let read = listing.into_iter().zip(read.into_iter().flatten());
             if has_settled || rounds == MOST_ROUNDS {
                 let never_settled = (!has_settled)
@@ -103,7 +99,7 @@ impl Walker<'_> {
                 return Ok(Walk { directories: directories(read), never_settled, rounds });
             }
             known = read.filter(|(_, read)| !matches!(read, Read::Vanished)).collect();
-            (listing, times) = (later, before_later);
+            listing = later;
         }
     }
 
@@ -256,12 +252,6 @@ fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: PathBuf, cach
     Read::Disk(disk)
 }
 
-/// When an entry of a directory was last made, removed or renamed.
-fn times_of(directory: BorrowedFd<'_>) -> Option<[i64; 4]> {
-    let stat = fstat(directory).ok()?;
-    Some([stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec])
-}
-
 /// Calls `with` for each entry of a directory that has a type.
 fn each_typed_entry(
     at: BorrowedFd<'_>,
@@ -270,7 +260,7 @@ fn each_typed_entry(
 ) -> io::Result<()> {
     let opened = retried(|| openat(at, name, DIRECTORY, Mode::empty()))?;
     let mut untyped = Vec::new();
-    each_entry(opened.as_fd(), |name, ino, listed| match listed {
+    each_entry_at_once(opened.as_fd(), |name, ino, listed| match listed {
         Some(listed) => with(name, ino, listed),
         None => untyped.push((name.to_owned(), ino)),
     })?;
