@@ -39,5 +39,7 @@ mod prune_promise;
 mod prune_race;
 mod qcow2_differential;
 mod reference;
+mod renames;
 mod table;
 mod traps;
+mod two_hosts;
