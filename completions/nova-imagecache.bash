@@ -108,7 +108,7 @@ _nova__imagecache() {
             return 0
             ;;
         nova__imagecache__subcmd__explain)
-            opts="-p -f -q -v -h -V --inventory --libvirt --host --original-min-age --resized-min-age --ignore-unlisted --partials --as-of --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
+            opts="-p -f -q -v -h -V --inventory --libvirt --host --original-min-age --resized-min-age --keep --ignore-unlisted --partials --images --as-of --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -143,6 +143,25 @@ _nova__imagecache() {
                     ;;
                 --resized-min-age)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --images)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 --as-of)
@@ -337,7 +356,7 @@ _nova__imagecache() {
             return 0
             ;;
         nova__imagecache__subcmd__prune)
-            opts="-n -p -f -q -v -h -V --dry-run --inventory --libvirt --host --original-min-age --resized-min-age --ignore-unlisted --partials --as-of --disks-only --allow-empty --lock-wait --plan --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
+            opts="-n -p -f -q -v -h -V --dry-run --inventory --libvirt --host --original-min-age --resized-min-age --keep --ignore-unlisted --partials --images --as-of --until-free --disks-only --allow-empty --lock-wait --settle --plan --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -374,11 +393,38 @@ _nova__imagecache() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --images)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --as-of)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --until-free)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --lock-wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --settle)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -446,12 +492,27 @@ _nova__imagecache() {
             return 0
             ;;
         nova__imagecache__subcmd__scan)
-            opts="-p -f -q -v -h -V --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
+            opts="-p -f -q -v -h -V --images --instances-path --subdirectory-name --config-file --format --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --images)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
                 --instances-path)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then

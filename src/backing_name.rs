@@ -117,7 +117,7 @@ impl Meaning {
     fn add_file(&mut self, path: &[u8]) {
         let path = Path::new(OsStr::from_bytes(path));
         if path.file_name().is_none() {
-            return self.unknown("it names no file".into());
+            return self.unknown("no file name".into());
         }
         self.files.push(path.to_owned());
     }
@@ -127,14 +127,14 @@ impl Meaning {
         match serde_json::from_slice(json) {
             // QEMU also takes single quotes, which no JSON reader does: then the name counts as unknown.
             Err(error) => self.unknown(error.to_string()),
-            Ok(Value::Object(_)) if depth == DEEPEST => self.unknown("too deep".into()),
+            Ok(Value::Object(_)) if depth == DEEPEST => self.unknown("nested too deeply".into()),
             Ok(Value::Object(options)) => {
                 let remote = self.add_options(&options, depth);
                 if !remote && self.files.len() == known && self.problem.is_none() {
-                    self.unknown("it names no file".into());
+                    self.unknown("no file name".into());
                 }
             }
-            Ok(_) => self.unknown("it is no object".into()),
+            Ok(_) => self.unknown("not a JSON object".into()),
         }
     }
 
@@ -165,7 +165,7 @@ impl Meaning {
                     }
                 }
                 ("file" | "backing" | "data-file", Value::String(node)) if !node.is_empty() => {
-                    self.unknown(format!("it refers to the node {node:?}"));
+                    self.unknown(format!("a reference to node {node:?}, which only QEMU can resolve"));
                 }
                 (_, Value::Object(nested)) => remote |= self.add_options(nested, depth),
                 (_, Value::Array(items)) => {

@@ -25,7 +25,9 @@ Examples, of which only the last changes anything:
   nova-imagecache scan
   nova-imagecache explain --libvirt /etc/libvirt/qemu
   nova-imagecache prune --dry-run --inventory servers.json
-  nova-imagecache prune --inventory servers.json"
+  nova-imagecache prune --inventory servers.json
+
+NOVA_IMAGECACHE_LIBVIRT and other variables stand for options: see nova-imagecache(8)."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -249,9 +251,9 @@ impl Cli {
             fill("NOVA_IMAGECACHE_LIBVIRT", &mut judging.libvirt);
         }
         if judging.host.is_none()
-            && let Some(value) = var("NOVA_IMAGECACHE_HOST").and_then(|it| it.into_string().ok())
+            && let Some(value) = var("NOVA_IMAGECACHE_HOST")
         {
-            judging.host = Some(value);
+            judging.host = Some(value.to_string_lossy().into_owned());
             used.push("NOVA_IMAGECACHE_HOST");
         }
     }

@@ -10,7 +10,9 @@ pub fn advice(error: &io::Error) -> &'static str {
         source.downcast_ref::<io::Error>()?.raw_os_error()
     });
     match errno {
-        Some(libc::EACCES | libc::EPERM) => "run this as root or as nova's user",
+        Some(libc::EACCES | libc::EPERM) => {
+            "run this as root or as nova's user, and check who owns the directory"
+        }
         Some(libc::EROFS) => "the filesystem is mounted read-only: mount it for writing",
         Some(libc::ENOSPC | libc::EDQUOT) => "the filesystem is full: free a little space by hand first",
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",

@@ -122,8 +122,14 @@ impl Case<'_> {
         let Self { asked, evidence, policy, .. } = self;
         let path = self.path();
         if asked.has_libvirt && !asked.has_inventory && asked.ignore_unlisted {
+            // nova writes one name for each host, so that of two at least one is another's, even if they begin alike.
             let nodes = evidence.compute_nodes.iter().flatten();
-            if let Some(other) = nodes.filter(|node| !is_same_host(node, &policy.host)).min() {
+            let is_alone = nodes.clone().count() <= 1;
+            let is_ours = |node: &String| {
+                node.eq_ignore_ascii_case(&policy.host) || is_alone && is_same_host(node, &policy.host)
+            };
+            let others = nodes.filter(|node| !is_ours(node));
+            if let Some(other) = others.min_by_key(|node| (is_same_host(node, &policy.host), *node)) {
                 bail!(
                     "refused: host {other} shares {path}, and --libvirt shows none of its instances: add --inventory, or \
                      leave out --ignore-unlisted"
@@ -297,6 +303,9 @@ mod tests {
         let elsewhere = row("v", "elsewhere", "a");
         let unknown_host: fn(&mut Evidence) = |it| it.compute_nodes = Ok(["there".to_owned()].into());
         let no_directories: fn(&mut Evidence) = |it| it.directories.clear();
+        let alike: fn(&mut Evidence) =
+            |it| it.compute_nodes = Ok(["here.a".to_owned(), "here.b".to_owned()].into());
+        let full_name: fn(&mut Evidence) = |it| it.compute_nodes = Ok(["here.a".to_owned()].into());
         let shared_apart: fn(&mut Evidence) = |it| it.cache_is_shared_apart = true;
         let as_it_is: fn(&mut Evidence) = |_| {};
         let no_cache: fn(&mut Evidence) = |it| it.cache = None;
@@ -365,6 +374,14 @@ mod tests {
                 as_it_is,
                 Some("host there shares"),
             ),
+            (
+                "domains beside a host of a like name, ignoring",
+                ignoring(LIBVIRT),
+                vec![here.clone()],
+                alike,
+                Some("host here.a shares"),
+            ),
+            ("domains of the only host, ignoring", ignoring(LIBVIRT), vec![here.clone()], full_name, None),
             ("domains beside another host", LIBVIRT, vec![here.clone()], as_it_is, None),
             ("inventory beside another host, ignoring", ignoring(REAL), vec![here.clone()], as_it_is, None),
             (

@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cache_name::CacheName;
@@ -76,9 +76,8 @@ impl Locks {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match openat(&instances, LOCKS, flags, Mode::empty()) {
             Ok(directory) => Ok(Some(Self { directory, path, owner })),
-            Err(Errno::ENOENT) if fstatat(&instances, LOCKS, AtFlags::AT_SYMLINK_NOFOLLOW).is_err() => {
-                Ok(None)
-            }
+            // Another prune may have made it by now; a link that leads nowhere is an error.
+            Err(Errno::ENOENT) if !is_link(&instances, LOCKS) => Ok(None),
             Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
         }
     }
@@ -174,8 +173,8 @@ impl Locks {
         loop {
             let file = self.open_file(&name, create)?;
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
-                // A lock file that has lost its name excludes nobody.
-                Ok(_) if !self.names(&name, &file)? => {}
+                // A lock file that has lost its name excludes nobody. The deadline ends this, whoever replaces it how often.
+                Ok(_) if !self.names(&name, &file)? => return Ok(None),
                 Ok(_) => return Ok(Some(HeldLock { file, name })),
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
                 Err(Errno::EINTR) => {}
@@ -270,6 +269,11 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
         }
         _ => vec![own],
     }
+}
+
+fn is_link(at: &OwnedFd, name: &str) -> bool {
+    let stat = fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|it| it.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
 /// As this process, for its owner need not be able to go there from the root directory.

@@ -42,9 +42,16 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
     for path in paths {
         let name = path.display().to_string();
         let mut text = Vec::new();
-        fs_err::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut text)?;
+        fs_err::File::open(path)
+            .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
+            .map_err(|error| {
+                anyhow!(
+                    "--config-file: {:#}: name a file that this user may read",
+                    anyhow::Error::from(error)
+                )
+            })?;
         if text.len() as u64 > LONGEST_FILE {
-            bail!("{name}: is larger than {LONGEST_FILE} bytes, which no nova.conf is: name another file");
+            bail!("{name}: is larger than {LONGEST_FILE} bytes: check that it is a nova.conf");
         }
         let text = String::from_utf8(text)
             .map_err(|_| anyhow!("{name}: is not UTF-8: convert it, as iconv -t UTF-8 does"))?;
@@ -227,7 +234,7 @@ impl Conf<'_> {
     fn value_within(&self, wanted: Wanted<'_>, within: &[(&str, &str)]) -> Result<Option<String>> {
         let id = (wanted.group, wanted.name);
         if within.contains(&id) {
-            bail!("[{}] {}: stands for itself: give it a value of its own", wanted.group, wanted.name);
+            bail!("[{}] {}: refers to itself: give it a value", wanted.group, wanted.name);
         }
         let within = &[within, &[id]].concat();
         let found = self.find(wanted);
@@ -326,7 +333,7 @@ fn convert(kind: Kind, text: String) -> Result<Option<String>> {
         Kind::Flag => match text.to_lowercase().as_str() {
             "true" | "1" | "on" | "yes" => Some("True".into()),
             "false" | "0" | "off" | "no" => Some("False".into()),
-            _ => bail!("{text:?} is none of true, false, yes, no, on, off, 1 and 0: write one of these"),
+            _ => bail!("{text:?}: neither true nor false: write True or False"),
         },
     })
 }
@@ -365,7 +372,7 @@ fn sections<'a>(file: &'a str, text: &str) -> Result<Sections<'a>> {
         if line.starts_with([' ', '\t']) {
             let Some((_, value)) = &mut open else {
                 return Err(wrong(
-                    "is indented, and there is no value above that it goes on with: remove the blanks before it",
+                    "is indented, but there is no value above that it continues: remove the spaces before it",
                 ));
             };
             value.text.push('\n');
@@ -549,12 +556,9 @@ mod tests {
             ("[DEFAULT]\ninstances_path = $state_path.old\n", "$state_path.old: undefined option"),
             (
                 "[DEFAULT]\ninstances_path = $instances_path\n",
-                "[DEFAULT] instances_path: stands for itself: give it a value of its own",
+                "[DEFAULT] instances_path: refers to itself: give it a value",
             ),
-            (
-                "[DEFAULT]\ninstances_path = $a\na=$b\nb=$a",
-                "[DEFAULT] a: stands for itself: give it a value of its own",
-            ),
+            ("[DEFAULT]\ninstances_path = $a\na=$b\nb=$a", "[DEFAULT] a: refers to itself: give it a value"),
             (&many, "more than 500 references: write its value out"),
             (&long, "is longer than 4096 bytes"),
             (
@@ -564,7 +568,7 @@ mod tests {
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\": not a number"),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\": not a number"),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 99999999999999999999\n", "too large"),
-            ("[image_cache]\nremove_unused_base_images = maybe\n", "\"maybe\" is none of true"),
+            ("[image_cache]\nremove_unused_base_images = maybe\n", "\"maybe\": neither true nor false"),
         ] {
             let error = format!("{:#}", read(&[text]).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");

@@ -66,7 +66,7 @@ impl Plan {
     /// Those of [`Plan::parse`], and where the file cannot be read.
     pub fn load(file: &Path, layout: &Layout) -> Result<Self> {
         let text = fs_err::read(file)
-            .context("cannot read the plan: name what prune --dry-run --format json printed")?;
+            .context("cannot read the plan: give a file made by prune --dry-run --format json")?;
         Self::parse(&text, layout).with_context(|| format!("plan {}", file.display()))
     }
 

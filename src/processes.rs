@@ -6,6 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::libc;
+use nix::sys::stat::fstatat;
+
 use crate::evidence::Identity;
 
 /// Who has each of these files open, in words. This process is left out.
@@ -50,8 +55,16 @@ pub fn describe(pid: impl std::fmt::Display) -> String {
     }
 }
 
+/// The kernel's own knowledge of a file is enough: to ask a server that has gone would wait for ever, with nova's locks
+/// held.
 fn identity_of(path: &Path) -> Option<Identity> {
-    fs_err::metadata(path).ok().map(|it| Identity::from(&it))
+    let no_sync = AtFlags::from_bits_retain(libc::AT_STATX_DONT_SYNC);
+    let stat = match fstatat(AT_FDCWD, path, no_sync) {
+        // An old kernel, or a libc that does not pass it on.
+        Err(Errno::EINVAL) => fstatat(AT_FDCWD, path, AtFlags::empty()),
+        stat => stat,
+    };
+    stat.ok().map(|it| Identity::from(&it))
 }
 
 fn entries(directory: impl AsRef<Path>) -> impl Iterator<Item = std::path::PathBuf> {

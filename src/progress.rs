@@ -1,12 +1,12 @@
 //! A line of progress on stderr, for a person who waits.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// How long a pass may take without a line.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,12 +25,13 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Cache, "reading the cache"),
-        (Self::Disks, "reading directories and disks"),
-        (Self::BackingFiles, "following backing files"),
-        (Self::Locks, "waiting for nova's locks"),
-        (Self::Waiting, "files are set aside; waiting for whoever is opening them"),
+    /// What is shown, and whether items are counted.
+    const ALL: [(Self, &'static str, bool); 5] = [
+        (Self::Cache, "reading the cache", true),
+        (Self::Disks, "reading directories and disks", true),
+        (Self::BackingFiles, "following backing files", true),
+        (Self::Locks, "waiting for nova's locks", false),
+        (Self::Waiting, "files are set aside; waiting before everything is read again", false),
     ];
 }
 
@@ -40,6 +41,7 @@ pub struct Progress {
     phase: AtomicU8,
     done: AtomicUsize,
     total: AtomicUsize,
+    is_shown: AtomicBool,
 }
 
 impl Progress {
@@ -57,9 +59,11 @@ impl Progress {
     }
 
     /// Does `work`, and shows how far it has come where stderr is a terminal and the work takes a while; the line is
-    /// gone when the work is done.
+    /// gone when the work is done. Work within other work that is shown has no line of its own.
     pub fn shown<T>(&self, quiet: bool, work: impl FnOnce() -> T) -> T {
-        if quiet || !io::stderr().is_terminal() {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(0, Ordering::Relaxed);
+        if quiet || !io::stderr().is_terminal() || self.is_shown.swap(true, Ordering::Relaxed) {
             return work();
         }
         let (done, is_done) = channel::<()>();
@@ -68,8 +72,24 @@ impl Progress {
             thread::Builder::new().spawn_scoped(scope, || self.draw(is_done)).ok();
             let result = work();
             drop(done);
+            self.is_shown.store(false, Ordering::Relaxed);
             result
         })
+    }
+
+    pub fn is_shown(&self) -> bool {
+        self.is_shown.load(Ordering::Relaxed)
+    }
+
+    fn text(&self) -> String {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        let (_, text, is_counted) = Phase::ALL[phase.min(Phase::ALL.len() - 1)];
+        let total = self.total.load(Ordering::Relaxed) as u64;
+        if !is_counted || total == 0 {
+            return text.to_owned();
+        }
+        let done = self.done.load(Ordering::Relaxed) as u64;
+        format!("{text}: {} of {}", HumanCount(done), HumanCount(total))
     }
 
     /// Draws until the other end of the channel is dropped.
@@ -79,17 +99,12 @@ impl Progress {
             return;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template(
-            "nova-imagecache: {msg}, {human_pos} of {human_len} {wide_bar} {elapsed}",
-        ) {
+        if let Ok(style) = ProgressStyle::with_template("nova-imagecache: {wide_msg} {elapsed}") {
             bar.set_style(style);
         }
         bar.set_elapsed(PATIENCE);
         loop {
-            let phase = usize::from(self.phase.load(Ordering::Relaxed));
-            bar.set_message(Phase::ALL.get(phase).map_or("", |(_, text)| text));
-            bar.set_length(self.total.load(Ordering::Relaxed) as u64);
-            bar.set_position(self.done.load(Ordering::Relaxed) as u64);
+            bar.set_message(self.text());
             bar.tick();
             if !waits(INTERVAL) {
                 break;

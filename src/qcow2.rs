@@ -72,14 +72,14 @@ impl fmt::Display for Error {
             Self::Format(format) => write!(f, "{format} image: its backing file cannot be determined"),
             Self::Version(version) => write!(f, "qcow2 header: unknown version {version}"),
             Self::Truncated => f.write_str("qcow2 header: truncated"),
-            Self::ClusterBits(bits) => write!(f, "qcow2 header: clusters of 2^{bits} bytes"),
-            Self::HeaderLength(length) => write!(f, "qcow2 header: a header length of {length} bytes"),
+            Self::ClusterBits(bits) => write!(f, "qcow2 header: invalid cluster size 2^{bits}"),
+            Self::HeaderLength(length) => write!(f, "qcow2 header: invalid header length {length}"),
             Self::IncompatibleFeatures(bits) => {
                 write!(f, "qcow2 header: unknown incompatible features {bits:#x}")
             }
-            Self::BackingName => f.write_str("qcow2 header: the backing file name contradicts the header"),
-            Self::Extension => f.write_str("qcow2 header: an extension runs over its end"),
-            Self::DataFileName => f.write_str("qcow2 header: the data file name holds a zero byte"),
+            Self::BackingName => f.write_str("qcow2 header: invalid backing file name"),
+            Self::Extension => f.write_str("qcow2 header: invalid length of an extension"),
+            Self::DataFileName => f.write_str("qcow2 header: invalid data file name"),
         }
     }
 }

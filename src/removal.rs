@@ -140,6 +140,8 @@ impl<'a> Removal<'a> {
                     Ok(PutBack::StaysOpen(who)) => {
                         Some(format!("a new file has its name, and {who} has the old one open"))
                     }
+                    // A prune that does not see our lock, as on another host, has done it.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
                     Err(error) => Some(format!("{error}: {}", advice(&error))),
                 },
             };
@@ -207,7 +209,7 @@ impl<'a> Removal<'a> {
         let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
         let mut outcomes = BTreeMap::new();
         for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
-            outcomes.append(&mut self.remove_batch(batch, &mut look_again));
+            self.remove_batch(batch, &mut look_again, &mut outcomes);
         }
         let is_removed = |name: &OsStr| outcomes.get(name).is_some_and(|it| it.outcome == Outcome::Removed);
         if !is_network(&self.with.layout.locks_dir()) {
@@ -225,12 +227,16 @@ impl<'a> Removal<'a> {
         &self,
         batch: &[&Judged<'_>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-    ) -> BTreeMap<OsString, Done> {
+        outcomes: &mut BTreeMap<OsString, Done>,
+    ) {
+        if let Some(done) = self.interrupted() {
+            outcomes.extend(batch.iter().map(|it| (it.name.to_owned(), done.clone())));
+            return;
+        }
         self.with.progress.enter(Phase::Locks);
         let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
         let held =
             self.with.locks.acquire(&locks, self.with.lock_wait, || self.with.signals.received().is_some());
-        let mut outcomes = BTreeMap::new();
         let mut aside: Vec<&Judged<'_>> = Vec::new();
         for judged in batch {
             let done = self
@@ -246,7 +252,7 @@ impl<'a> Removal<'a> {
             self.wait_for_openers();
             let identities = aside.iter().filter_map(|it| it.file.stat.as_ref().ok()).map(|it| it.identity);
             let users = processes::users_of(&identities.collect());
-            self.put_back_where(&mut aside, &mut outcomes, |it| {
+            self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
             });
         }
@@ -254,15 +260,14 @@ impl<'a> Removal<'a> {
             let names = aside.iter().map(|it| it.name.to_owned()).collect();
             let again = look_again(&names);
             let interrupted = self.interrupted();
-            self.put_back_where(&mut aside, &mut outcomes, |it| {
+            self.put_back_where(&mut aside, outcomes, |it| {
                 interrupted.clone().or_else(|| not_removable_any_more(it, &again))
             });
         }
         for judged in aside {
-            let done = self.follow_owner(judged, &outcomes).unwrap_or_else(|| self.unlink(judged, &held));
+            let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
             outcomes.insert(judged.name.to_owned(), done);
         }
-        outcomes
     }
 
     /// Puts those files back for which `why` has an outcome.

@@ -72,7 +72,7 @@ impl Selection {
         }
         let images = known.images_of_prefix(name);
         if let [_, _, ..] = images.keys().collect::<Vec<_>>()[..] {
-            bail!("{}: files of {} images begin so: give more digits", word.display(), images.len());
+            bail!("{}: matches files of {} images: give more digits", word.display(), images.len());
         }
         let is_known = !images.is_empty();
         self.names.extend(images.into_values().flatten().map(OsStr::to_owned));

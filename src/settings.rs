@@ -52,7 +52,7 @@ pub fn layout(global: &Global, conf: &NovaConf) -> Result<Layout> {
     };
     if !is_plain_name(&subdirectory_name) || subdirectory_name == LOCKS {
         bail!(
-            "--subdirectory-name, or nova.conf's subdirectory_name, is {}: name a directory under the instances path",
+            "--subdirectory-name, or nova.conf's subdirectory_name, is {}: give the name of a directory under the instances path, without slashes",
             subdirectory_name.display()
         );
     }

@@ -132,7 +132,8 @@ impl fmt::Display for Warning {
             ),
             Self::NothingCounted { instances_path } => write!(
                 f,
-                "no instance in the inventory uses {instances_path}, but there are instance directories with disks"
+                "no instance in the inventory uses {instances_path}, but there are instance directories with disks: check \
+                 --host and the inventory"
             ),
             Self::DirectoriesAbsent { instances, instances_path } => write!(
                 f,
@@ -146,10 +147,14 @@ impl fmt::Display for Warning {
             }
             Self::EvidenceIncomplete { path, error, advice, more } => {
                 write!(f, "the evidence is incomplete, so nothing is removable: {path}: {error}: {advice}")?;
-                and_more(f, *more)
+                if *more > 0 { write!(f, " (explain lists {more} more)") } else { Ok(()) }
             }
             Self::InstanceBroken { file, why } => {
-                write!(f, "an instance is broken: its backing file {file} does not exist: {why}")
+                write!(
+                    f,
+                    "an instance is broken: {file} does not exist, and it is the {why}: restore it from another host \
+                     or a backup, or delete the instance"
+                )
             }
             Self::RemoveUnusedBaseImages => f.write_str(
                 "remove_unused_base_images = False in nova.conf stops nova's own task, but not this command",
@@ -180,14 +185,14 @@ impl fmt::Display for Warning {
             ),
             Self::ShortMinimumAge { option, age } => write!(
                 f,
-                "{option} is {}: nova may need 10 minutes between choosing a base file and using it, and the start of \
-                 an instance may fail",
+                "{option} is {}: nova may need 10 minutes between choosing a base file and using it, so the start of an \
+                 instance may fail: set 10m or more",
                 ForPeople(*age)
             ),
             Self::KeepUnknown { name } => {
-                write!(f, "--keep {name}: neither a file of the cache nor the id of a known image")
+                write!(f, "--keep {name}: neither a file of the cache nor the id of a known image: check it")
             }
-            Self::NotInCache { name } => write!(f, "{name} is not in the cache: nothing to remove"),
+            Self::NotInCache { name } => write!(f, "{name}: the cache has no file of it"),
             Self::SetAsideFound { count: files, first } => write!(
                 f,
                 "a prune that was killed left {} set aside: run prune again to put {} back: {first}{}",
@@ -203,12 +208,12 @@ impl fmt::Display for Warning {
                 and_more(f, *more)
             }
             Self::GoalMissed { short_bytes } => {
-                write!(f, "the goal of --until-free is missed by {short_bytes} bytes: nothing more is removable")
+                write!(f, "the goal of --until-free is missed by {short_bytes} bytes: free more by other means")
             }
             Self::Interrupted { signal } => {
                 write!(f, "interrupted by {signal}: files that were not reached are kept")
             }
-            Self::PlanDiffers { what } => write!(f, "the plan was judged by other settings: {what}"),
+            Self::PlanDiffers { what } => write!(f, "the plan was made with other settings: {what}: check that this is meant, or create a new plan"),
             Self::LocksNotShared { mount_option, mount_point } => write!(
                 f,
                 "{mount_point} is mounted with {mount_option}, so locks do not exclude nova on other hosts: mount it \

@@ -46,6 +46,7 @@ fn completes(mut shell: Shell, setup: &str) {
         ("nova-imagecache expl\t\n", "<explain>"),
         ("nova-imagecache prune --dry\t\n", "<prune><--dry-run>"),
         ("nova-imagecache scan --format js\t\n", "<scan><--format><json>"),
+        ("nova-imagecache prune --until\t\n", "<prune><--until-free>"),
     ] {
         shell.type_in(typed);
         shell.wait_for(completed);

@@ -2,10 +2,11 @@
 //!
 //! What stands between a command as it is written and as it runs here: absolute paths lead into a directory of the
 //! test's own, which holds a copy of `tests/demo` as `/var/lib/nova/instances`, a `nova.conf`, domain XML and the other
-//! places that the commands name; `servers.json` and `images.txt` lie in the working directory; and `nova-imagecache`
-//! is told that path, and that it runs on compute-1, where the command does not say it. `cargo run --release --` is
-//! the binary under test. sudo, docker, ansible and openstack are stand-ins that check how they are called and run
-//! what they are told to.
+//! places that the commands name; `servers.json`, `images.json` and `images.txt` lie in the working directory; what a
+//! block exports holds for those after it; a goal of `--until-free` is 1 MiB, for the disk here may be small; and
+//! `nova-imagecache` is told that path, and that it runs on compute-1, where the command does not say it.
+//! `cargo run --release --` is the binary under test. sudo, docker, ansible-playbook, systemctl, journalctl and openstack
+//! are stand-ins that check how they are called and run what they are told to.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// The directories of a real host that the commands name.
-const PLACES: [&str; 6] = ["/etc/", "/var/lib/", "/var/log/", "/root/", "/usr/bin/", "/usr/local/bin/"];
+const PLACES: [&str; 4] = ["/etc/", "/var/lib/", "/var/log/", "/usr/local/bin/"];
 
 const WRAPPER: &str = r#"#!/bin/sh
+given=" $* ${NOVA_IMAGECACHE_CONFIG_FILE:+ --config-file }"
 case "$1" in
-    explain|prune) case " $* " in *" --host "*|*" --config-file "*) ;; *) set -- "$@" --host compute-1 ;; esac ;;
+    explain|prune) case "$given" in *" --host "*|*" --config-file "*) ;; *) set -- "$@" --host compute-1 ;; esac ;;
 esac
-case " $* " in *" -p "*|*" --config-file "*|" fname "*) ;; *) set -- "$@" -p "$SCENE/var/lib/nova/instances" ;; esac
+case "$given" in *" -p "*|*" --config-file "*|" fname "*) ;; *) set -- "$@" -p "$SCENE/var/lib/nova/instances" ;; esac
 exec "$PROGRAM" "$@"
 "#;
 
@@ -41,22 +43,28 @@ case "$1" in
 esac
 "#;
 
-/// One host, compute-1. `fetch` puts a file where the real one does.
-const ANSIBLE: &str = r#"#!/bin/sh
-[ $# = 6 ] && [ "$1 $2 $3 $5" = "compute --become -m -a" ] || exit 97
-case "$4" in
-    shell) exec sh -c "$6" ;;
-    fetch)
-        src=${6#src=}; dest=${src#* dest=}; src=${src% dest=*}
-        to=$dest/compute-1${src#"$SCENE"}
-        mkdir -p "$(dirname "$to")" && cp "$src" "$to" ;;
-    *) exit 97 ;;
-esac
+/// Only looks whether the playbook is there.
+const ANSIBLE_PLAYBOOK: &str = r#"#!/bin/sh
+[ "$1 $2" = "-i hosts" ] || exit 97
+[ -e "$PLAYBOOKS/$3" ] || exit 97
+echo "PLAY [$3]"
+"#;
+
+const SYSTEMCTL: &str = r#"#!/bin/sh
+[ "$*" = "enable --now nova-imagecache.timer" ] || exit 97
+"#;
+
+const JOURNALCTL: &str = r#"#!/bin/sh
+[ "$*" = "-u nova-imagecache" ] || exit 97
+echo journal
 "#;
 
 const OPENSTACK: &str = r#"#!/bin/sh
-[ "$*" = "server list --all-projects --long -f json" ] || exit 97
-cat "$SCENE/openstack.json"
+case "$*" in
+    "server list --all-projects --long -f json") cat "$SCENE/openstack.json" ;;
+    "image list --long -f json") cat tests/demo/images.json ;;
+    *) exit 97 ;;
+esac
 "#;
 
 /// A host to run commands on.
@@ -79,6 +87,7 @@ impl Scene {
         copy(&demo, &scene.path("work/tests/demo"));
         let inventory = fs_err::read_to_string(demo.join("inventory.json")).unwrap();
         scene.write("work/servers.json", &inventory);
+        copy(&demo.join("images.json"), &scene.path("work/images.json"));
         let instances_of_demo: Value = serde_json::from_str(&inventory).unwrap();
         scene.write(
             "openstack.json",
@@ -92,14 +101,16 @@ impl Scene {
         scene.write("work/images.txt", &(images.join("\n") + "\n"));
         let conf = format!("[DEFAULT]\ninstances_path = {}\nhost = compute-1\n", instances.display());
         scene.write("etc/nova/nova.conf", &conf);
-        for directory in ["var/log", "var/lib/prometheus/node-exporter", "root"] {
+        for directory in ["var/log", "var/lib/prometheus/node-exporter"] {
             fs_err::create_dir_all(scene.path(directory)).unwrap();
         }
         for (name, script) in [
             ("nova-imagecache", WRAPPER),
             ("sudo", SUDO),
             ("docker", DOCKER),
-            ("ansible", ANSIBLE),
+            ("ansible-playbook", ANSIBLE_PLAYBOOK),
+            ("systemctl", SYSTEMCTL),
+            ("journalctl", JOURNALCTL),
             ("openstack", OPENSTACK),
         ] {
             let file = format!("usr/bin/{name}");
@@ -131,7 +142,9 @@ impl Scene {
             redirected.push(next);
             rest = &rest[next.len_utf8()..];
         }
-        redirected.replace("cargo run --release -- ", "nova-imagecache ")
+        redirected
+            .replace("cargo run --release -- ", "nova-imagecache ")
+            .replace("--until-free 200GiB", "--until-free 1MiB")
     }
 
     /// Runs a script as written, with these exceptions, and stops at its first error.
@@ -144,6 +157,7 @@ impl Scene {
             .env_clear()
             .env("PATH", format!("{}:{path}", self.path("usr/bin").display()))
             .env("SCENE", self.directory.path())
+            .env("PLAYBOOKS", root().join("packaging/ansible"))
             .env("PROGRAM", assert_cmd::cargo::cargo_bin!("nova-imagecache"))
             .current_dir(self.path("work"))
             .stdin(Stdio::null())
@@ -215,11 +229,13 @@ fn every_command_of_the_readme_runs() {
     let scene = Scene::new();
     let blocks = readme("sh");
     assert!(blocks.len() > 15, "{blocks:#?}");
+    let mut exported = String::new();
     for block in blocks.iter().filter(|it| it.trim() != "tests/run") {
-        let stdout = scene.run(block);
+        let stdout = scene.run(&format!("{exported}{block}"));
+        exported.extend(block.split_inclusive('\n').filter(|it| it.starts_with("export ")));
         let last = block.trim().lines().last().unwrap();
         // The last command prints something, unless it writes a file.
-        let is_quiet = last.contains('>') || last.contains("docker cp") || last.contains("fetch");
+        let is_quiet = last.contains('>') || last.contains("docker cp");
         assert!(is_quiet || !stdout.trim().is_empty(), "prints nothing: {block}");
     }
     let metrics =
@@ -242,26 +258,10 @@ fn the_readmes_second_command_is_there_to_run() {
 }
 
 #[test]
-fn the_recipe_for_a_fleet_adds_up_every_hosts_json() {
-    let scene = Scene::new();
-    let recipe = readme("sh").into_iter().find(|it| it.contains("jq -s")).unwrap();
-    let explain = "nova-imagecache explain --inventory servers.json -f json";
-    scene.run(&format!(
-        "for n in 1 2; do mkdir -p audit/$n/root; {explain} > audit/$n/root/imagecache.json; done"
-    ));
-    let one: Value = serde_json::from_str(&scene.run(explain)).unwrap();
-    let sum: Value = serde_json::from_str(&scene.run(&recipe)).unwrap();
-    let removable = one["summary"]["by_verdict"]["removable"]["disk_bytes"].as_u64().unwrap();
-    assert!(removable > 0, "{one:#}");
-    assert_eq!(sum["hosts"], 2);
-    assert_eq!(sum["removable_bytes"], 2 * removable);
-    assert_eq!(sum["incomplete"], json!([]));
-    assert_eq!(sum["missing"], 2 * list(&one["missing"]).len());
-}
-
-#[test]
 fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
     let scene = Scene::new();
+    // Else one instance of the demo is broken, which is worth a mail.
+    scene.write("var/lib/nova/instances/_base/b170c117c31758211fb9501f365f43e1031e712b", "an image");
     let [crontab] = &readme("crontab")[..] else { panic!("not one crontab") };
     let jobs: Vec<&str> =
         crontab.lines().filter(|it| it.starts_with(|first: char| first.is_ascii_digit())).collect();
@@ -277,48 +277,7 @@ fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
     assert_eq!(scene.run(&format!("({command}) 2> mail")), "");
     assert_eq!(fs_err::read_to_string(scene.path("work/mail")).unwrap(), "", "a good day has no mail");
     let log = fs_err::read_to_string(scene.path("var/log/nova-imagecache.log")).unwrap();
-    assert!(log.lines().last().unwrap().contains(", removed "), "{log}");
-}
-
-#[test]
-fn the_units_of_the_readme_are_units_and_their_command_runs() {
-    let scene = Scene::new();
-    let units = readme("ini");
-    assert_eq!(units.len(), 2);
-    for line in units.iter().flat_map(|it| it.lines()).filter(|it| !it.is_empty()) {
-        let is_section = ["[Unit]", "[Service]", "[Timer]", "[Install]"].contains(&line);
-        assert!(
-            is_section
-                || line.split_once('=').is_some_and(|(key, value)| {
-                    key.chars().all(|it| it.is_ascii_alphabetic()) && !value.trim().is_empty()
-                }),
-            "{line}"
-        );
-    }
-    let command = units[0].lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-    let table = scene.run(command);
-    assert!(table.lines().last().unwrap().contains(", removed "), "{table}");
-}
-
-#[test]
-fn the_table_of_the_readme_is_what_the_demo_prints() {
-    let scene = Scene::new();
-    let [shown] = &readme("text")[..] else { panic!("not one table") };
-    let command = readme("sh").into_iter().find(|it| it.contains("--as-of +2h")).unwrap();
-    // Without the sizes, which are the filesystem's, and the order that follows from them; and without what differs
-    // between the page, which shows a terminal of 80 columns, and a pipe.
-    let normal = |table: &str| {
-        let mut words: Vec<&str> =
-            table.split([' ', '\n', '(', ')', ',']).filter(|it| !it.is_empty()).collect();
-        words.retain(|it| {
-            it.parse::<f64>().is_err() && !["B", "KiB", "MiB", "AGE", "WHY", "2h", "old;"].contains(it)
-        });
-        words.sort_unstable();
-        words.join("\n")
-    };
-    let instances = scene.path("work/tests/demo/instances");
-    let printed = scene.run(&command).replace(instances.to_str().unwrap(), "/var/lib/nova/instances");
-    assert!(normal(shown) == normal(&printed), "it is now:\n{printed}");
+    assert!(log.contains(", removed "), "{log}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
 /// When the text of the pages was last looked over.
-const DATE: &str = "2026-11-23";
+const DATE: &str = "2026-11-25";
 const MANUAL: &str = "OpenStack administration";
 
 #[test]
@@ -42,7 +42,10 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             println!("renewed {}", file.display());
         }
     } else {
-        assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test generated");
+        assert!(
+            stale.is_empty(),
+            "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated"
+        );
     }
 }
 
@@ -107,12 +110,13 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
     page
 }
 
-/// The first line asks man(1) for tbl.
+/// The first line asks man(1) for tbl. On a terminal a page has one length, or tbl warns where a table meets its end.
 fn head(name: &str, section: &str) -> String {
     let (name, version) = (name.to_uppercase(), env!("CARGO_PKG_VERSION"));
     format!(
-        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test generated\n\
-         .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
+        "'\\\" t\n.\\\" Not to be edited: made of src/cli.rs and man/sections by {RENEW}=1 cargo test --test suite generated\n\
+         .TH {name} {section} {DATE} \"nova-imagecache {version}\" \"{MANUAL}\"\n.if \\n[cR] .pl 9999v\n\
+         .ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n"
     )
 }
 
@@ -177,8 +181,11 @@ fn the_page_of_the_json_has_every_field() {
     overlay(&world.path("unlisted/disk"), world.base(cache_file_name("used")));
     std::os::unix::fs::symlink("nowhere", world.path("unlisted/disk.link")).unwrap();
     world.inventory(&json!([{"uuid": "listed", "image_ref": "used"}]));
+    world.file("images.json", r#"[{"ID": "used", "Name": "debian", "Status": "active"}]"#);
     let fname = world.run("fname", ["-f", "json", "used"]);
-    for run in [fname, world.scan(), world.explain([""; 0]), world.dry_run([""; 0])] {
+    let dry_run = world.dry_run(["--images", "images.json", "--until-free", "1MiB"]);
+    assert!(dry_run.json()["goal"].is_object(), "{dry_run:?}");
+    for run in [fname, world.scan(), world.explain([""; 0]), dry_run] {
         for field in fields(&run.json()) {
             assert!(documents(&field), "{field} is not in man/sections/nova-imagecache-json.roff");
         }
@@ -217,10 +224,32 @@ fn the_page_of_the_json_has_every_code() {
     let outcomes = Outcome::ALL.map(Outcome::as_str);
     let kinds = Kind::ALL.map(Kind::as_str);
     let enums = verdicts.into_iter().chain(outcomes).chain(kinds).map(ToOwned::to_owned);
-    let (reasons, warnings) = (codes_of_reasons(), codes_of_warnings());
-    assert!(reasons.len() >= 12 && warnings.len() >= 7, "{reasons:?} {warnings:?}");
-    for code in enums.chain(reasons).chain(warnings) {
+    let reasons = codes_of_reasons();
+    assert!(reasons.len() >= 16, "{reasons:?}");
+    for code in enums.chain(reasons) {
         assert!(documents(&code), "{code} is not in man/sections/nova-imagecache-json.roff");
+    }
+}
+
+#[test]
+fn the_page_of_the_json_has_every_warning_with_its_level() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = fs_err::read_to_string(root.join("src/warning.rs")).unwrap();
+    let (_, source) = source.split_once("pub const fn code(").unwrap();
+    let (codes, source) = source.split_once("pub const fn level(").unwrap();
+    let (notes, _) = source.split_once("=> Level::Note").unwrap();
+    let variant = |text: &str| {
+        text.split(|it: char| !it.is_alphanumeric()).next().map(ToOwned::to_owned).unwrap_or_default()
+    };
+    let notes: BTreeSet<String> = notes.split("Self::").skip(1).map(variant).collect();
+    let page = section(&root.join("man/sections"), "nova-imagecache-json");
+    let codes: Vec<&str> = codes.split("Self::").skip(1).collect();
+    assert!(codes.len() >= 28 && notes.len() >= 7, "{codes:?} {notes:?}");
+    for arm in codes {
+        let code = arm.split('"').nth(1).unwrap();
+        let level = if notes.contains(&variant(arm)) { "note" } else { "warning" };
+        let entry = format!("\n{code}@{level}@");
+        assert!(page.contains(&entry), "{entry} is not in man/sections/nova-imagecache-json.roff");
     }
 }
 
@@ -237,13 +266,4 @@ fn codes_of_reasons() -> BTreeSet<String> {
         words.collect::<String>().trim_start_matches('_').to_owned()
     };
     variants.lines().filter_map(|line| line.trim().strip_suffix(',')).map(snake).collect()
-}
-
-/// The codes in `Warning::code`.
-fn codes_of_warnings() -> BTreeSet<String> {
-    let source =
-        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/warning.rs")).unwrap();
-    let (_, code) = source.split_once("pub const fn code(").unwrap();
-    let (code, _) = code.split_once("pub const fn level(").unwrap();
-    code.split("=> \"").skip(1).filter_map(|it| it.split('"').next()).map(ToOwned::to_owned).collect()
 }

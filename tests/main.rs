@@ -10,6 +10,7 @@
 
 mod common;
 
+mod ansible;
 mod bad_input;
 mod changes_nothing;
 mod clients;
@@ -19,24 +20,34 @@ mod determinism;
 mod domains;
 mod evidence;
 mod examples;
-mod faults;
 mod generated;
 mod inventory;
+mod not_fooled;
 mod nova_beside_prune;
 mod nova_conf;
+mod operator;
 mod output;
 mod parsers;
 mod progress;
+#[cfg(target_arch = "x86_64")]
+mod proof_faults;
+#[cfg(target_arch = "x86_64")]
+mod proof_interleavings;
+#[cfg(target_arch = "x86_64")]
+mod proof_nova;
 mod properties;
 mod prune_failures;
+mod prune_goal;
 mod prune_guards;
 mod prune_kill;
+mod prune_leftovers;
 mod prune_locks;
 mod prune_open;
+mod prune_output;
 mod prune_owner;
 mod prune_plan;
 mod prune_promise;
-mod prune_race;
+mod prune_second_look;
 mod qcow2_differential;
 mod reference;
 mod renames;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::common::World;
+use crate::common::{DAY, World};
 
 /// Some two seconds of work: 40 directories and their disks, 150 ms for each call, 16 at once.
 fn world() -> World {
@@ -18,13 +18,19 @@ fn world() -> World {
     world
 }
 
-/// Runs `explain` with stderr, and with `on_terminal` a terminal of its own for it, which `script` makes.
-fn explain(world: &World, milliseconds: u32, on_terminal: bool, more: &str) -> Output {
+/// Runs a command, with `on_terminal` on a terminal of its own for stderr, which `script` makes.
+fn run(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> Output {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_nova-imagecache"));
     let output = world.outside().join("stdout");
+    let slow = match milliseconds {
+        0 => String::new(),
+        _ => {
+            let library = crate::common::slow::library(world.outside());
+            format!("LD_PRELOAD={} SLOW_MS={milliseconds}", library.display())
+        }
+    };
     let line = format!(
-        "LD_PRELOAD={} SLOW_MS={milliseconds} {} explain -p {} {more} > {}",
-        crate::common::slow::library(world.outside()).display(),
+        "{slow} {} {command} -p {} > {}",
         program.display(),
         world.instances_path().display(),
         output.display()
@@ -51,18 +57,29 @@ fn text(output: &Output) -> String {
 #[test]
 fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
     let world = world();
-    let shown = text(&explain(&world, 150, true, ""));
-    assert!(shown.contains(" files and directories"), "{shown}");
+    let shown = text(&run(&world, 150, true, "explain"));
+    assert!(shown.contains("nova-imagecache: reading directories and disks: 2"), "{shown}");
     // It is cleared at the end, and the table is as it would have been.
     let table = fs_err::read_to_string(world.outside().join("stdout")).unwrap();
-    assert!(table.contains("in_use") && !table.contains("files and directories"), "{table}");
+    assert!(table.contains("in_use") && !table.contains("reading directories"), "{table}");
+}
+
+#[test]
+fn a_prune_that_waits_says_so() {
+    let world = world();
+    world.original("unused", 2 * DAY);
+    let shown = text(&run(&world, 0, true, "prune --disks-only --settle 1.5s"));
+    assert!(shown.contains("nova-imagecache: files are set aside; waiting"), "{shown}");
+    assert_eq!(world.cache_names().len(), 1);
 }
 
 #[test]
 fn there_is_no_progress_in_a_pipe_nor_with_quiet_nor_where_nobody_waits() {
     let world = world();
-    for (milliseconds, on_terminal, more) in [(150, false, ""), (150, true, "--quiet"), (0, true, "")] {
-        let shown = text(&explain(&world, milliseconds, on_terminal, more));
-        assert!(!shown.contains("files and directories"), "{milliseconds} {on_terminal} {more}: {shown}");
+    for (milliseconds, on_terminal, command) in
+        [(150, false, "explain"), (150, true, "explain --quiet"), (0, true, "explain")]
+    {
+        let shown = text(&run(&world, milliseconds, on_terminal, command));
+        assert!(!shown.contains("reading directories"), "{milliseconds} {on_terminal} {command}: {shown}");
     }
 }

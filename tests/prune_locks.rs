@@ -1,54 +1,39 @@
 //! Prune beside a running nova, whose locks are taken by the real oslo.concurrency, and beside another prune.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, finish, inject, is_locked, lock_as_qemu, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, wait_until, with_outcome,
+    InUse, Running, error, finish, inject, lock_file, names, plain_file, prune_command, prune_command_at,
+    under_strace, untouched, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 
 const NO_ARGS: [&str; 0] = [];
 
 #[test]
-fn a_file_whose_lock_nova_holds_is_waited_for_and_left() {
-    let it = InUse::new();
-    let [held, free] = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&held);
-    let before = untouched(&it.world, &[&it.used]);
-    let start = Instant::now();
-    let run = it.world.prune(["--lock-wait", "1s"]).exits(0);
-    let waited = start.elapsed();
-    println!("waited {waited:?}");
-    assert!(waited >= Duration::from_secs(1), "waited only {waited:?}");
-    assert!(waited < Duration::from_secs(5), "waited {waited:?}");
-    assert_eq!(run.outcome(&held), "locked");
-    assert_eq!(run.outcome(&free), "removed");
-    let mut expected = before;
-    expected.0.remove(&it.world.base(&free)).unwrap();
-    expected.assert_same(&untouched(&it.world, &[&it.used]));
-    assert!(lock_file(&it.world, &held).exists());
-
-    nova.releases(&held);
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(&held), "removed");
-}
-
-#[test]
-fn each_file_has_a_wait_of_its_own_and_none_with_a_wait_of_zero() {
+fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock() {
     let it = InUse::new();
     let held = ["image-a", "image-b"].map(|image| it.world.original(image, 2 * DAY));
     let mut nova = Nova::start(&it.world);
     held.iter().for_each(|name| nova.takes(name));
-    for (wait, least, most) in [("700ms", 1400, 8000), ("0", 0, 3000)] {
+    for (wait, least, most) in [("1500ms", 1500, 2900), ("0", 0, 1400)] {
         let start = Instant::now();
+        let free = it.world.original("image-free", 2 * DAY);
         let run = it.world.prune(["--lock-wait", wait]).exits(0);
         let waited = start.elapsed().as_millis();
         assert_eq!(with_outcome(&run, "locked"), BTreeSet::from(held.clone()));
+        assert_eq!(run.outcome(&free), "removed");
+        assert!(held.iter().all(|name| lock_file(&it.world, name).exists()));
         assert!((least..most).contains(&waited), "--lock-wait {wait}: {waited} ms");
+        for name in &held {
+            let error = error(&run, name);
+            for words in [&format!("process {} (python", nova.pid()), &format!("nova-{name}")] {
+                assert!(error.contains(words), "{error}");
+            }
+        }
     }
 }
 
@@ -106,74 +91,27 @@ fn what_is_made_from_an_original_waits_for_the_lock_of_the_original() {
     }
 }
 
-#[test]
-fn a_resized_copy_of_a_used_image_waits_for_the_lock_of_the_original() {
-    let it = InUse::new();
-    // The disk names one copy, so that the other is unused.
-    let kept = it.world.resized("image-used", 1 << 30, 2 * DAY);
-    let unused = it.world.resized("image-used", 2 << 30, 2 * DAY);
-    it.world.instance_disk("instance-00000001", &kept);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&it.used);
-    let run = it.world.prune(["--lock-wait", "300ms"]).exits(0);
-    assert_eq!(run.outcome(&unused), "locked");
-    assert!(it.world.base(&unused).exists());
-
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    nova.releases(&it.used);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&unused), "removed");
-    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone(), kept]));
-    assert!(lock_file(&it.world, &it.used).exists(), "the lock file of a file that stays is nova's");
-}
-
-#[test]
-fn a_file_and_its_sidecar_stay_together_while_nova_holds_the_lock() {
-    let it = InUse::new();
-    let held = it.world.original("image-a", 2 * DAY);
-    let info = format!("{held}.info");
-    plain_file(&it.world, &info, 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&held);
-    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
-    assert_eq!(run.outcome(&held), "locked");
-    assert_eq!(run.outcome(&info), "locked");
-    nova.releases(&held);
-    let run = it.world.prune(["--lock-wait", "0"]).exits(0);
-    assert_eq!(with_outcome(&run, "removed"), BTreeSet::from([held, info]));
-    assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
-}
-
-/// The reverse: prune is held up for two seconds where it is about to unlink, and nova, which does not wait, asks.
+/// The reverse: prune is stopped while the file is set aside, and nova, which does not wait, asks.
 #[test]
 fn nova_does_not_get_the_lock_that_prune_holds() {
     let it = InUse::new();
     let gone = it.world.original("image-gone", 2 * DAY);
     fs_err::remove_file(it.world.base(&gone)).unwrap();
-    let resized = format!("{gone}_1073741824");
-    let small = format!("{gone}_sm");
     let mut nova = Nova::start(&it.world);
-    for (name, locks) in [
-        (gone.clone(), vec![gone.clone()]),
-        (resized.clone(), vec![gone.clone(), resized]),
-        (small.clone(), vec![gone.clone(), small]),
-        (format!("{gone}.part"), vec![gone.clone()]),
-        ("swap_512".to_owned(), vec!["swap_512".to_owned()]),
+    for (end, locks) in [
+        ("", vec![""]),
+        ("_1073741824", vec!["", "_1073741824"]),
+        ("_sm", vec!["", "_sm"]),
+        ("_1073741824.info", vec!["", "_1073741824"]),
+        (".part", vec![""]),
     ] {
-        let path = plain_file(&it.world, &name, 2 * DAY);
-        let cache_dir = it.world.path("_base");
-        let command = prune_command(&it.world, ["--partials"]);
-        let prune = Running::start(&mut under_strace(
-            &it.world,
-            inject("unlinkat:delay_enter=2000000", &cache_dir),
-            &command,
-        ));
-        let last = locks.last().unwrap();
-        wait_until("prune holds the lock", || is_locked(&lock_file(&it.world, last)));
+        let name = format!("{gone}{end}");
+        plain_file(&it.world, &name, 2 * DAY);
+        let prune = it.aside(&name, ["--partials"]);
+        let locks: Vec<String> = locks.iter().map(|end| format!("{gone}{end}")).collect();
         for lock in &locks {
             assert!(!nova.gets(lock), "nova got {lock} while prune removes {name}");
         }
-        assert!(path.exists(), "{name} went before nova could ask: the test is too slow to show anything");
         assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
         for lock in &locks {
             nova.takes(lock);
@@ -182,45 +120,32 @@ fn nova_does_not_get_the_lock_that_prune_holds() {
     }
 }
 
-/// The same without strace: while prune waits for the lock of the copy it holds that of the original.
+/// One that nova waits for must not go: two novas could then fetch one image at once.
 #[test]
-fn nova_does_not_get_the_lock_of_the_original_while_prune_waits_for_that_of_the_copy() {
+fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swap_and_ephemeral_disks() {
     let it = InUse::new();
-    let resized = it.world.resized("image-a", 1 << 30, 2 * DAY);
-    let (original, _) = resized.split_once('_').unwrap();
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&resized);
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    wait_until("prune holds the lock of the original", || is_locked(&lock_file(&it.world, original)));
-    assert!(!nova.gets(original));
-    nova.releases(&resized);
-    assert_eq!(prune.finish().exits(0).outcome(&resized), "removed");
-    nova.takes(original);
-}
-
-#[test]
-fn the_lock_file_goes_with_an_image_and_stays_of_swap_and_ephemeral_disks_if_nova_made_it() {
-    let it = InUse::new();
-    let original = it.world.original("image-a", 2 * DAY);
-    let resized = it.world.resized("image-b", 1 << 30, 2 * DAY);
+    let [original, open] = ["image-a", "image-o"].map(|image| it.world.original(image, 2 * DAY));
+    let resized = format!("{original}_1073741824");
     let small = format!("{original}_sm");
     let [swap, ephemeral] = ["swap_512", "ephemeral_20_abcdefg"].map(str::to_owned);
-    let [own_swap, own_ephemeral] = ["swap_1024", "ephemeral_40_abcdefg"].map(str::to_owned);
-    for name in [&small, &swap, &ephemeral, &own_swap, &own_ephemeral] {
+    for name in [&resized, &small, &swap, &ephemeral] {
         plain_file(&it.world, name, 2 * DAY);
     }
     let mut nova = Nova::start(&it.world);
-    for name in [&original, &resized, &small, &swap, &ephemeral, &it.used] {
+    for name in [&original, &resized, &small, &swap, &it.used] {
         nova.takes(name);
         nova.releases(name);
     }
+    let waits = fs_err::File::create(lock_file(&it.world, &open)).unwrap().into_parts().0;
+    let sleep = Running::start_with(Command::new("sleep").arg("60"), waits);
     let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(with_outcome(&run, "removed").len(), 7);
-    let expected = [swap, ephemeral, it.used.clone()].map(|name| format!("nova-{name}"));
+    assert_eq!(with_outcome(&run, "removed").len(), 6);
+    let expected = [swap, ephemeral, open, it.used.clone()].map(|name| format!("nova-{name}"));
     assert_eq!(
         names(&it.world.path("locks")),
         expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
     );
+    drop(sleep);
 }
 
 #[test]
@@ -237,28 +162,6 @@ fn a_directory_of_locks_that_is_a_link_is_novas_all_the_same() {
     assert_eq!(run.outcome(&free), "removed");
     let expected = ["imagecache-prune.lock".to_owned(), format!("nova-{held}")];
     assert_eq!(names(&elsewhere), expected.into());
-}
-
-#[test]
-fn a_lock_file_stays_where_the_file_does() {
-    let it = InUse::new();
-    let open = it.world.original("image-a", 2 * DAY);
-    let young = it.world.original("image-b", Duration::ZERO);
-    let mut nova = Nova::start(&it.world);
-    for name in [&open, &young, &it.used] {
-        nova.takes(name);
-        nova.releases(name);
-    }
-    // What QEMU would hold, see tests/prune_open.rs.
-    let file = fs_err::File::open(it.world.base(&open)).unwrap();
-    lock_as_qemu(&file);
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(&open), "open");
-    let expected = [open, young, it.used.clone()].map(|name| format!("nova-{name}"));
-    assert_eq!(
-        names(&it.world.path("locks")),
-        expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
-    );
 }
 
 /// nova removes lock files without holding them.
@@ -278,6 +181,23 @@ fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
     assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
     other.releases("anew");
     assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+}
+
+/// The same while the file is set aside; of a copy, the original's counts as well.
+#[test]
+fn a_file_whose_lock_file_is_replaced_while_it_is_set_aside_is_put_back() {
+    for of_original in [false, true] {
+        let it = InUse::new();
+        let original = "1".repeat(40);
+        let name = format!("{original}_1073741824");
+        let path = plain_file(&it.world, &name, 2 * DAY);
+        let mut nova = Nova::start(&it.world);
+        let run = it.while_aside(&name, &[], || {
+            replace_lock_file(&it.world, if of_original { &original } else { &name }, &mut nova);
+        });
+        assert_eq!(run.exits(0).outcome(&name), "locked");
+        assert!(path.exists());
+    }
 }
 
 /// Puts another lock file, which this nova holds, in the place of that of a cache file, at once.
@@ -406,7 +326,4 @@ fn two_prunes_that_do_not_know_of_each_other_do_no_harm() {
         before.assert_same(&untouched(&it.world, &[&it.used]));
     }
     println!("the other was first {gone_first} times");
-    // What one made while the other swept is the next run's to remove.
-    it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
 }

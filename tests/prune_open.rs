@@ -1,136 +1,108 @@
-//! Prune beside a running QEMU that has a file open which nothing on the instances path names any more: the instance's
-//! directory is gone or lies elsewhere. QEMU is here the real qemu-nbd and qemu-io.
+//! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd and qemu-io,
+//! whose locks show in the evidence, and others, which `/proc` shows while the file is set aside.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::prune::{InUse, Running, is_locked, untouched, wait_until, with_outcome};
-use crate::common::{DAY, Run, World, overlay, qemu_img, set_age, tool};
+use crate::common::prune::{
+    InUse, Running, aside, error, inject, is_locked, under_strace, untouched, wait_until,
+};
+use crate::common::{DAY, World, overlay, qemu_img, set_age, tool};
 
 const NO_ARGS: [&str; 0] = [];
 
-/// A cache file in qcow2, as nova keeps one where `force_raw_images` is off.
-fn qcow2_original(world: &World, image: &str) -> String {
-    let name = nova_imagecache::cache_name::cache_file_name(image);
-    crate::common::plain_qcow2(&world.base(&name));
-    set_age(&world.base(&name), 2 * DAY);
+/// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
+fn base_in(world: &World, format: &str) -> String {
+    let name = world.original("image-a", 2 * DAY);
+    if format == "qcow2" {
+        crate::common::plain_qcow2(&world.base(&name));
+        set_age(&world.base(&name), 2 * DAY);
+    }
     name
 }
 
-/// `<instances path>/<uuid>/disk`, an overlay on a cache file in that format.
-fn instance_disk(world: &World, backing: &str, format: &str) -> PathBuf {
-    let disk = world.path("1c5a8d9e-8f1f-4f0a-bc6e-2f0dbe7e64c5/disk");
+/// An overlay on a cache file in that format, outside the instances path.
+fn disk_elsewhere(world: &World, backing: &str, format: &str) -> PathBuf {
+    let disk = world.outside().join("elsewhere/disk");
     overlay(&disk, world.base(backing));
     // `overlay` says that the backing file is raw.
-    let base = world.base(backing);
     let args = ["rebase", "-u", "-f", "qcow2", "-F", format, "-b"].map(PathBuf::from);
-    qemu_img(args.into_iter().chain([base, disk.clone()]));
+    qemu_img(args.into_iter().chain([world.base(backing), disk.clone()]));
     disk
 }
 
-/// Starts qemu-nbd on a disk and waits until it has the chain open, which it does after it listens.
-fn qemu_nbd(world: &World, disk: &Path, base: &str, args: &[&str]) -> Running {
+/// Starts qemu-nbd and waits until it has this file open, which it does after it listens.
+fn qemu_nbd(world: &World, args: &[&str], disk: &Path, opens: &Path) -> Running {
     let socket = world.outside().join("nbd.sock");
     let mut command = Command::new(tool("qemu-nbd", "qemu-utils"));
-    command.args(["--format=qcow2", "--persistent", "--socket"]).arg(&socket).args(args).arg(disk);
+    command.args(["--persistent", "--socket"]).arg(&socket).args(args).arg(disk);
     let mut running = Running::start(&mut command);
     wait_until("qemu-nbd opens the chain", || {
         assert!(running.is_running(), "qemu-nbd cannot open {}", disk.display());
-        socket.exists() && is_locked(&world.base(base))
+        socket.exists() && is_locked(opens)
     });
     running
 }
 
-/// Ends qemu-nbd, and with it its locks.
-fn end(qemu: Running, world: &World) {
-    drop(qemu);
-    fs_err::remove_file(world.outside().join("nbd.sock")).unwrap();
+/// A process that takes no locks.
+fn sleep_with(file: &Path) -> Running {
+    let file = fs_err::File::open(file).unwrap().into_parts().0;
+    Running::start_with(Command::new("sleep").arg("60"), file)
 }
 
-/// Prunes while a file is open and checks that it is left as it was, and that everything else goes.
+/// Checks that a file which QEMU has open is in use for all to see, and goes when it is not any more.
 #[track_caller]
-fn stays_while_open(it: &InUse, open: &str) {
+fn is_in_use_until_it_ends(it: &InUse, open: &str, qemu: Running) {
+    let in_use = [it.used.as_str(), open];
     let other = it.world.original("image-other", 2 * DAY);
-    let before = untouched(&it.world, &[&it.used]);
-    let run: Run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(open), "open", "{run:#?}");
-    assert_eq!(run.verdict(open), "removable", "the evidence knows nothing of it: {run:#?}");
+    let before = untouched(&it.world, &in_use);
+    for run in [it.world.explain(NO_ARGS), it.world.dry_run(NO_ARGS)] {
+        assert_eq!(
+            (run.verdict(open).as_str(), run.codes(open).last().unwrap().as_str()),
+            ("in_use", "open_in_qemu")
+        );
+    }
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.outcome(open), "kept", "{run:#?}");
     assert_eq!(run.outcome(&other), "removed");
     let mut expected = before;
     expected.0.remove(&it.world.base(&other)).unwrap();
-    expected.assert_same(&untouched(&it.world, &[&it.used]));
-}
-
-#[track_caller]
-fn goes_now(it: &InUse, name: &str) {
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(name), "removed", "{run:#?}");
-    assert!(!it.world.base(name).exists());
+    expected.assert_same(&untouched(&it.world, &in_use));
+    drop(qemu);
+    // It was touched.
+    set_age(&it.world.base(open), 2 * DAY);
+    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(open), "removed");
 }
 
 #[test]
-fn a_raw_base_stays_while_qemu_nbd_has_an_overlay_open_whose_directory_is_gone() {
-    let it = InUse::new();
-    let base = it.world.original("image-a", 2 * DAY);
-    let disk = instance_disk(&it.world, &base, "raw");
-    let qemu = qemu_nbd(&it.world, &disk, &base, &[]);
-    fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
-    stays_while_open(&it, &base);
-    end(qemu, &it.world);
-    goes_now(&it, &base);
-}
-
-#[test]
-fn a_qcow2_base_stays_while_qemu_nbd_has_an_overlay_open_whose_directory_is_gone() {
-    let it = InUse::new();
-    let base = qcow2_original(&it.world, "image-a");
-    let disk = instance_disk(&it.world, &base, "qcow2");
-    let qemu = qemu_nbd(&it.world, &disk, &base, &[]);
-    fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
-    stays_while_open(&it, &base);
-    end(qemu, &it.world);
-    goes_now(&it, &base);
-}
-
-#[test]
-fn the_bases_stay_while_qemu_nbd_reads_an_overlay_that_lies_elsewhere() {
+fn the_bases_stay_while_qemu_has_an_overlay_open_that_lies_elsewhere() {
     for format in ["raw", "qcow2"] {
+        for access in [&["--format=qcow2"][..], &["--format=qcow2", "--read-only"]] {
+            let it = InUse::new();
+            let base = base_in(&it.world, format);
+            let disk = disk_elsewhere(&it.world, &base, format);
+            let qemu = qemu_nbd(&it.world, access, &disk, &it.world.base(&base));
+            is_in_use_until_it_ends(&it, &base, qemu);
+        }
         let it = InUse::new();
-        let base = if format == "raw" {
-            it.world.original("image-a", 2 * DAY)
-        } else {
-            qcow2_original(&it.world, "image-a")
-        };
-        let disk = instance_disk(&it.world, &base, format);
-        let elsewhere = it.world.outside().join("elsewhere");
-        fs_err::rename(disk.parent().unwrap(), &elsewhere).unwrap();
-        let qemu = qemu_nbd(&it.world, &elsewhere.join("disk"), &base, &["--read-only"]);
-        stays_while_open(&it, &base);
-        end(qemu, &it.world);
-        goes_now(&it, &base);
-    }
-}
-
-#[test]
-fn the_bases_stay_while_qemu_io_has_an_overlay_open() {
-    for format in ["raw", "qcow2"] {
-        let it = InUse::new();
-        let base = if format == "raw" {
-            it.world.original("image-a", 2 * DAY)
-        } else {
-            qcow2_original(&it.world, "image-a")
-        };
-        let disk = instance_disk(&it.world, &base, format);
-        let elsewhere = it.world.outside().join("elsewhere");
-        fs_err::rename(disk.parent().unwrap(), &elsewhere).unwrap();
-        let mut command = Command::new(tool("qemu-io", "qemu-utils"));
+        let base = base_in(&it.world, format);
+        let disk = disk_elsewhere(&it.world, &base, format);
         // It waits for commands on its standard input, which is a pipe that nobody writes to.
-        let qemu = Running::start(command.args(["-f", "qcow2"]).arg(elsewhere.join("disk")));
+        let mut command = Command::new(tool("qemu-io", "qemu-utils"));
+        let qemu = Running::start(command.args(["-f", "qcow2"]).arg(disk));
         wait_until("qemu-io opens the chain", || is_locked(&it.world.base(&base)));
-        stays_while_open(&it, &base);
-        drop(qemu);
-        goes_now(&it, &base);
+        is_in_use_until_it_ends(&it, &base, qemu);
     }
+}
+
+#[test]
+fn a_swap_disk_stays_while_a_guest_whose_directory_is_gone_has_it_open() {
+    let it = InUse::new();
+    it.world.cache_file("swap_512", 2 * DAY);
+    let disk = it.world.instance_disk("instance-0000000f", "swap_512");
+    let qemu = qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base("swap_512"));
+    fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
+    is_in_use_until_it_ends(&it, "swap_512", qemu);
 }
 
 #[test]
@@ -141,29 +113,99 @@ fn every_file_of_a_chain_through_the_cache_stays_while_it_is_open() {
     let resized = format!("{base}_1073741824");
     overlay(&it.world.base(&resized), it.world.base(&base));
     set_age(&it.world.base(&resized), 2 * DAY);
-    let disk = instance_disk(&it.world, &resized, "qcow2");
-    let qemu = qemu_nbd(&it.world, &disk, &resized, &[]);
-    fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
+    let disk = disk_elsewhere(&it.world, &resized, "qcow2");
+    let qemu = qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base(&resized));
     let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(&resized), "open");
-    assert!(it.world.base(&base).exists());
-    end(qemu, &it.world);
-    goes_now(&it, &resized);
-    // A file in use was touched, so now it is young.
-    set_age(&it.world.base(&base), 2 * DAY);
-    goes_now(&it, &base);
+    assert_eq!([run.verdict(&base), run.verdict(&resized)], ["in_use", "in_use"]);
+    drop(qemu);
+    for name in [&resized, &base] {
+        set_age(&it.world.base(name), 2 * DAY);
+        assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(name), "removed");
+    }
+}
+
+/// Checks that the look after the rename finds who has the file open, and that it goes when they are gone.
+#[track_caller]
+fn is_open_until_it_ends(start: impl FnOnce(&World, &Path) -> Running, who: &str, before_the_rename: bool) {
+    let it = InUse::new();
+    let [name, other] = ["1", "0"].map(|digit| digit.repeat(40));
+    for name in [&name, &other] {
+        it.world.cache_file(name, 2 * DAY);
+    }
+    let (run, process) = if before_the_rename {
+        let process = start(&it.world, &it.world.base(&name));
+        (it.world.prune(NO_ARGS), process)
+    } else {
+        let stopped = it.aside(&name, NO_ARGS);
+        let process = start(&it.world, &aside(&it.world, &name));
+        (stopped.finish(), process)
+    };
+    let run = run.exits(0);
+    assert_eq!((run.outcome(&name).as_str(), run.verdict(&name).as_str()), ("open", "removable"), "{run:#?}");
+    assert_eq!(run.outcome(&other), "removed");
+    let error = error(&run, &name);
+    for words in [&format!("process {} ({who})", process.id()), &it.world.base(&name).display().to_string()] {
+        assert!(error.contains(words), "{error}");
+    }
+    drop(process);
+    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
 }
 
 #[test]
-fn a_swap_disk_that_a_guest_has_open_stays_with_the_lock_file() {
+fn a_file_that_a_process_has_open_stays_and_the_report_names_the_process() {
+    is_open_until_it_ends(|_, file| sleep_with(file), "sleep", true);
+    is_open_until_it_ends(|_, file| sleep_with(file), "sleep", false);
+    is_open_until_it_ends(
+        |world, file| qemu_nbd(world, &["--format=raw", "--read-only"], file, file),
+        "qemu-nbd",
+        false,
+    );
+}
+
+/// QEMU opens a file before it locks it. nova runs this rebase without a lock of its own, and no directory changes.
+#[test]
+fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
     let it = InUse::new();
-    it.world.cache_file("swap_512", 2 * DAY);
-    let disk = instance_disk(&it.world, "swap_512", "raw");
-    let qemu = qemu_nbd(&it.world, &disk, "swap_512", &[]);
-    fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
-    stays_while_open(&it, "swap_512");
+    let base = it.world.original("image-a", 2 * DAY);
+    let path = it.world.base(&base);
+    let disk = it.world.path("instance-00000001/disk");
+    let mut rebase = Command::new(tool("qemu-img", "qemu-utils"));
+    rebase.args(["rebase", "-f", "qcow2", "-F", "raw", "-b"]).args([&path, &disk]);
+    let mut rebase = Running::start(&mut under_strace(
+        &it.world,
+        inject("fcntl:delay_enter=5000000:when=1", &path),
+        &rebase,
+    ));
+    let has_it_open = || {
+        let processes = fs_err::read_dir("/proc").unwrap().map(|it| it.unwrap().path().join("fd"));
+        let descriptors = processes.filter_map(|it| fs_err::read_dir(it).ok()).flatten().flatten();
+        descriptors.filter_map(|it| fs_err::read_link(it.path()).ok()).any(|it| it == path)
+    };
+    wait_until("qemu-img opens the new base", || {
+        assert!(rebase.is_running());
+        has_it_open()
+    });
     let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(with_outcome(&run, "open"), ["swap_512".to_owned()].into());
-    end(qemu, &it.world);
-    goes_now(&it, "swap_512");
+    assert_eq!(run.outcome(&base), "open", "{run:#?}");
+    let error = error(&run, &base);
+    assert!(error.contains("(qemu-img)"), "{error}");
+    assert_eq!(rebase.finish().code, 0);
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&base), "in_use", "{run:#?}");
+}
+
+#[test]
+fn a_file_that_a_loop_device_stands_on_stays() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let losetup = |args: &[&Path]| {
+        let output = Command::new(tool("losetup", "mount")).args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}: run this as root where loop devices can be made");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let device = losetup(&["--show".as_ref(), "--read-only".as_ref(), "-f".as_ref(), &it.world.base(&name)]);
+    let run = it.world.prune(NO_ARGS);
+    losetup(&["-d".as_ref(), device.as_ref()]);
+    let error = error(&run.exits(0), &name);
+    assert!(error.contains(&format!("loop device {}", device.trim_start_matches("/dev/"))), "{error}");
 }

@@ -1,37 +1,40 @@
-//! What prune makes under `locks` is nova's from its first moment: prune runs as root, nova as the owner of the
-//! instances path, and what nova cannot open for append stops it.
+//! As whom prune acts: what it makes under `locks` is nova's from its first moment, for what nova cannot open for append
+//! stops it; and nothing that nova puts in its way makes root change a file of others.
 
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::common::prune::{
-    InUse, Running, chown_all, inject, is_locked, lock_file, names, owner, plain_file, prune_command,
-    under_strace, wait_until,
+    InUse, aside, chown_all, finish, is_now, lock_file, names, nova_user, owner, plain_file, prune_command,
+    with_outcome,
 };
-use crate::common::{DAY, World, tool};
+use crate::common::{DAY, Run, Snapshot, World, mtime, set_age, tool};
 
-/// The user whom nova runs as: another one if we are root, as prune is on a compute host.
-fn nova_user() -> u32 {
-    if nix::unistd::geteuid().is_root() { 12345 } else { nix::unistd::geteuid().as_raw() }
-}
+const NO_ARGS: [&str; 0] = [];
 
-/// Whether nova could open a file for append, which is what oslo.concurrency does.
-fn nova_can_append_to(path: &Path) -> bool {
-    as_nova(&["sh", "-c", ": >> \"$0\""], path)
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 fn as_nova(command: &[&str], path: &Path) -> bool {
     let user = nova_user();
     let mut setpriv = Command::new(tool("setpriv", "util-linux"));
-    if nix::unistd::geteuid().is_root() {
+    if is_root() {
         setpriv.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
     }
     setpriv.args(command).arg(path).status().unwrap().success()
 }
 
-fn nova_owned(it: &InUse) {
+/// A world of nova's with a file to remove.
+fn novas() -> (InUse, String) {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
     chown_all(&it.world.instances_path(), nova_user());
+    (it, name)
 }
 
 /// Checks everything that lies under `locks`, and the directory itself.
@@ -42,104 +45,186 @@ fn all_is_novas(world: &World) {
     assert!(as_nova(&["sh", "-c", ": > \"$0/made by nova\" && rm \"$0/made by nova\""], &locks));
     for name in names(&locks) {
         assert_eq!(owner(&locks.join(&name)), nova_user(), "{name}");
-        assert!(nova_can_append_to(&locks.join(&name)), "{name}");
+        // As oslo.concurrency does.
+        assert!(as_nova(&["sh", "-c", ": >> \"$0\""], &locks.join(&name)), "{name}");
     }
-}
-
-/// Stops prune where it is about to unlink the first file, and asks then; `with_locks` says whether nova ever locked
-/// anything here before.
-#[track_caller]
-fn nova_can_open_the_lock_file_while_prune_holds_it(with_locks: bool) {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    if !with_locks {
-        fs_err::remove_dir(it.world.path("locks")).unwrap();
-    }
-    nova_owned(&it);
-    let cache_dir = it.world.path("_base");
-    let action = inject("unlinkat:delay_enter=2500000", &cache_dir);
-    let prune = Running::start(&mut under_strace(&it.world, action, &prune_command(&it.world, [""; 0])));
-    wait_until("prune holds the lock", || is_locked(&lock_file(&it.world, &name)));
-    assert!(nova_can_append_to(&lock_file(&it.world, &name)));
-    all_is_novas(&it.world);
-    assert!(it.world.base(&name).exists(), "prune was not stopped long enough");
-    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
-    all_is_novas(&it.world);
-    assert_eq!(names(&it.world.path("locks")), ["imagecache-prune.lock".to_owned()].into());
 }
 
 #[test]
-fn nova_can_open_a_lock_file_that_prune_made_in_novas_directory() {
-    nova_can_open_the_lock_file_while_prune_holds_it(true);
-}
-
-#[test]
-fn nova_can_open_a_lock_file_that_prune_made_with_its_directory() {
-    nova_can_open_the_lock_file_while_prune_holds_it(false);
-}
-
-/// Kills prune where it is about to unlink the first file.
-#[track_caller]
-fn killed_between_creation_and_removal(with_locks: bool) {
-    let it = InUse::new();
-    let files = [
-        it.world.original("image-a", 2 * DAY),
-        it.world.resized("image-b", 1 << 30, 2 * DAY),
-        "swap_512".to_owned(),
-        "ephemeral_20_abcdefg".to_owned(),
-    ];
-    for name in &files[2..] {
-        plain_file(&it.world, name, 2 * DAY);
-    }
-    if !with_locks {
-        fs_err::remove_dir(it.world.path("locks")).unwrap();
-    }
-    nova_owned(&it);
-    let cache_dir = it.world.path("_base");
-    for nth in 1..=files.len() {
-        let kill = inject("unlinkat:signal=KILL", &cache_dir);
-        let command = prune_command(&it.world, [""; 0]);
-        let status = Running::start(&mut under_strace(&it.world, kill, &command)).end();
-        assert_eq!(status.signal(), Some(9), "{status:?}");
-        let made =
-            names(&it.world.path("locks")).into_iter().filter(|name| name.starts_with("nova-")).count();
-        assert!(made >= 1, "no lock file was there when prune was killed");
-        all_is_novas(&it.world);
-        if nth < files.len() {
-            // So that the next kill comes at another.
-            let first = names(&cache_dir).into_iter().find(|name| *name != it.used).unwrap();
-            fs_err::remove_file(cache_dir.join(first)).unwrap();
+fn nova_can_open_whatever_prune_makes_under_locks_whenever_prune_is_killed() {
+    for umask in ["022", "077"] {
+        for with_locks in [true, false] {
+            let (it, name) = novas();
+            for other in
+                ["0".repeat(40), format!("{}_1073741824", "0".repeat(40)), "ephemeral_20_abcdefg".into()]
+            {
+                plain_file(&it.world, &other, 2 * DAY);
+            }
+            if !with_locks {
+                fs_err::remove_dir(it.world.path("locks")).unwrap();
+            }
+            let prune = prune_command(&it.world, NO_ARGS);
+            let mut command = Command::new("sh");
+            command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]);
+            command.arg(prune.get_program()).args(prune.get_args());
+            let stopped = it.world.aside(&mut command, &name);
+            assert!(names(&it.world.path("locks")).len() >= 5);
+            all_is_novas(&it.world);
+            stopped.kill();
+            all_is_novas(&it.world);
+            let run = it.world.prune(NO_ARGS).exits(0);
+            assert_eq!(with_outcome(&run, "removed").len(), 4, "{run:#?}");
+            assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+            all_is_novas(&it.world);
+            assert!(!lock_file(&it.world, &name).exists());
         }
     }
-    it.world.prune([""; 0]).exits(0);
-    assert_eq!(names(&cache_dir), [it.used.clone()].into());
-    assert_eq!(names(&it.world.path("locks")), ["imagecache-prune.lock".to_owned()].into());
+}
+
+#[test]
+fn the_user_nova_can_prune_as_well() {
+    let (it, name) = novas();
+    it.world.give_to_nobody();
+    let mut command = it.world.as_nobody();
+    let args: Vec<_> = prune_command(&it.world, NO_ARGS).get_args().map(ToOwned::to_owned).collect();
+    assert_eq!(Run::of(command.args(args)).exits(0).outcome(&name), "removed");
+}
+
+/// With a path that belongs to root, prune acts as the owner of `locks`, else of the cache.
+#[test]
+fn where_the_path_is_roots_prune_acts_as_the_owner_of_the_locks() {
+    let (it, name) = novas();
+    std::os::unix::fs::chown(it.world.instances_path(), Some(0), Some(0))
+        .unwrap_or_else(|_| assert!(!is_root()));
+    let stopped = it.aside(&name, NO_ARGS);
     all_is_novas(&it.world);
+    assert_eq!(stopped.finish().exits(0).outcome(&name), "removed");
+}
+
+// Attacks: nova's user against root. They are tried by root only.
+
+/// A directory of root's that others can read but not write, as cron.hourly is, with a file in it.
+fn roots(world: &World) -> (PathBuf, PathBuf) {
+    let directory = world.outside().join("cron.hourly");
+    fs_err::create_dir(&directory).unwrap();
+    let file = directory.join("victim");
+    fs_err::write(&file, "precious").unwrap();
+    set_age(&file, 40 * DAY);
+    fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    (directory, file)
 }
 
 #[test]
-fn nova_can_open_what_a_prune_that_was_killed_left_in_its_directory() {
-    killed_between_creation_and_removal(true);
-}
-
-#[test]
-fn nova_can_open_what_a_prune_that_was_killed_left_with_the_directory_it_made() {
-    killed_between_creation_and_removal(false);
-}
-
-#[test]
-fn a_tight_umask_does_not_lock_nova_out() {
-    let it = InUse::new();
-    it.world.original("image-a", 2 * DAY);
+fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
+    if !is_root() {
+        return;
+    }
+    let (it, name) = novas();
+    let (directory, _) = roots(&it.world);
     fs_err::remove_dir(it.world.path("locks")).unwrap();
-    nova_owned(&it);
-    let cache_dir = it.world.path("_base");
-    let kill = inject("unlinkat:signal=KILL", &cache_dir);
-    let command = under_strace(&it.world, kill, &prune_command(&it.world, [""; 0]));
-    let mut tight = Command::new("sh");
-    tight.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(command.get_program()).args(command.get_args());
-    let status = Running::start(&mut tight).end();
-    assert_eq!(status.signal(), Some(9), "{status:?}");
-    assert!(names(&it.world.path("locks")).len() >= 2);
-    all_is_novas(&it.world);
+    symlink(&directory, it.world.path("locks")).unwrap();
+    std::os::unix::fs::lchown(it.world.path("locks"), Some(nova_user()), Some(nova_user())).unwrap();
+    let before = it.world.snapshot();
+    it.world.prune(NO_ARGS).refused(&["cannot lock", "locks/imagecache-prune.lock", "Permission denied"]);
+    before.assert_same(&it.world.snapshot());
+
+    // The lock files themselves.
+    fs_err::remove_file(it.world.path("locks")).unwrap();
+    fs_err::create_dir(it.world.path("locks")).unwrap();
+    let novas = it.world.file("novas", "");
+    std::os::unix::fs::chown(&novas, Some(nova_user()), Some(nova_user())).unwrap();
+    let others = [directory.join("absent"), directory.join("victim"), novas];
+    let names = [name, it.world.original("image-b", 2 * DAY), it.world.original("image-c", 2 * DAY)];
+    for (name, other) in names.iter().zip(&others) {
+        symlink(other, lock_file(&it.world, name)).unwrap();
+    }
+    chown_all(&it.world.instances_path(), nova_user());
+    let before = Snapshot::of(&directory);
+    let run = it.world.prune(NO_ARGS).exits(1);
+    assert_eq!(with_outcome(&run, "failed"), names.into());
+    before.assert_same(&Snapshot::of(&directory));
+}
+
+/// Ends the threads, even where the test ends by a panic.
+struct AtEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// Two names are exchanged all the time, in `locks` and in the cache: one is nova's and the other leads to root's.
+#[test]
+fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
+    const PRUNES: usize = 40;
+    if !is_root() {
+        return;
+    }
+    let (it, _) = novas();
+    let world = &it.world;
+    let (directory, victim) = roots(world);
+    let before = Snapshot::of(&directory);
+    let removable: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
+    let end = AtomicBool::new(false);
+    let mut outcomes = std::collections::BTreeMap::new();
+    std::thread::scope(|scope| {
+        let _at_end = AtEnd(&end);
+        let swap = |one: PathBuf, to: &Path| {
+            let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
+            symlink(to, &other).unwrap();
+            let end = &end;
+            scope.spawn(move || {
+                while !end.load(Relaxed) {
+                    // What prune has just removed cannot be exchanged.
+                    renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).ok();
+                }
+            });
+        };
+        swap(world.path("locks"), &directory);
+        swap(world.base(&it.used), &victim);
+        swap(lock_file(world, &removable[1]), &victim);
+        swap(world.base(&removable[2]), &victim);
+        swap(aside(world, &removable[3]), &victim);
+        for _ in 0..PRUNES {
+            for name in &removable {
+                let path = plain_file(world, "made", 2 * DAY);
+                std::os::unix::fs::chown(&path, Some(nova_user()), Some(nova_user())).unwrap();
+                fs_err::rename(path, world.base(name)).unwrap();
+            }
+            let run = finish(&mut prune_command(world, ["--lock-wait", "0", "--settle", "10ms"]));
+            *outcomes.entry(run.code).or_insert(0) += 1;
+        }
+    });
+    println!("{PRUNES} prunes by exit code: {outcomes:?}");
+    before.assert_same(&Snapshot::of(&directory));
+}
+
+#[test]
+fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
+    if !is_root() {
+        return;
+    }
+    let (it, _) = novas();
+    let (_, victim) = roots(&it.world);
+    let before = Snapshot::of(&victim);
+    fs_err::remove_file(it.world.base(&it.used)).unwrap();
+    symlink(&victim, it.world.base(&it.used)).unwrap();
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&it.used), "in_use");
+    before.assert_same(&Snapshot::of(&victim));
+
+    // libvirt gives files to root; they have one name, and must be touched all the same.
+    fs_err::remove_file(it.world.base(&it.used)).unwrap();
+    it.world.cache_file(&it.used, 2 * DAY);
+    assert_eq!(owner(&it.world.base(&it.used)), 0);
+    it.world.prune(NO_ARGS).exits(0);
+    assert!(is_now(mtime(&it.world.base(&it.used))));
+
+    fs_err::remove_file(it.world.base(&it.used)).unwrap();
+    fs_err::hard_link(&victim, it.world.base(&it.used)).unwrap();
+    let time = fs_err::metadata(&victim).unwrap().mtime();
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert!(run.warnings().contains(&"touch_failed".to_owned()), "{run:#?}");
+    assert_eq!(fs_err::metadata(&victim).unwrap().mtime(), time);
 }

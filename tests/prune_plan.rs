@@ -86,13 +86,6 @@ fn what_a_plan_does_not_list_is_kept() {
 }
 
 #[test]
-fn an_empty_plan_removes_nothing() {
-    let planned = Planned::new();
-    planned.edit(|plan| plan["files"] = json!([]));
-    planned.only_these_go(&[]);
-}
-
-#[test]
 fn what_has_come_into_use_since_the_plan_is_kept() {
     let planned = Planned::new();
     overlay(&planned.world().path("new-instance/disk"), planned.world().base(&planned.files[1]));
@@ -107,15 +100,6 @@ fn what_has_come_into_use_since_the_plan_is_kept() {
     let run = planned.prune().exits(0);
     assert_eq!(run.outcome(&planned.files[1]), "kept");
     assert_eq!(run.verdict(&planned.files[1]), "in_use");
-}
-
-#[test]
-fn what_has_become_younger_than_its_minimum_age_is_kept() {
-    let planned = Planned::new();
-    let mut args = planned.args();
-    args.extend(["--original-min-age".into(), "3d".into()]);
-    let run = planned.world().prune(args).exits(0);
-    assert_eq!(with_outcome(&run, "kept").len(), 4, "{run:#?}");
 }
 
 #[test]
@@ -230,16 +214,6 @@ fn what_is_no_plan_of_this_path_is_refused_and_nothing_changes() {
         }
         before.assert_same(&planned.world().snapshot());
     }
-}
-
-#[test]
-fn what_a_real_run_printed_is_no_plan() {
-    let planned = Planned::new();
-    let real = planned.world().prune(["--original-min-age", "30d"]).exits(0);
-    fs_err::write(&planned.plan, real.stdout).unwrap();
-    let before = planned.world().snapshot();
-    planned.prune().refused(&["plan.json", "--dry-run"]);
-    before.assert_same(&planned.world().snapshot());
 }
 
 #[test]

@@ -7,20 +7,19 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::common::hostile::{Bait, LIMIT, header_naming, limited, sane};
-use crate::common::prune::{finish, strace_log, under_strace};
+use crate::common::hostile::{Bait, LIMIT, header_naming, limited, meanwhile, sane};
 use crate::common::{DAY, Run, Snapshot, World, overlay, set_age, set_mtime, text};
-use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
+
+const NO_ARGS: [&str; 0] = [];
 
 /// Lays a trap of that kind at a path.
 fn lay(kind: &str, path: &Path) {
     match kind {
+        "file" => fs_err::write(path, "").unwrap(),
         "fifo" => nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
         "socket" => drop(UnixListener::bind(path).unwrap()),
         "device" => symlink("/dev/full", path).unwrap(),
@@ -50,7 +49,11 @@ fn in_place_of_a_disk_a_special_file_is_none_and_a_link_that_leads_nowhere_is_un
         ("dangling link", true),
         ("link loop", true),
     ] {
-        for place in ["instance-00000001/disk.local", "snapshots/one/disk"] {
+        // Of an instance, of a snapshot, and in place of a directory.
+        for place in ["instance-00000001/disk.local", "snapshots/one/disk", "instance-00000002"] {
+            if kind.ends_with("directory") && place == "instance-00000002" {
+                continue;
+            }
             let bait = Bait::new();
             let path = bait.path(place);
             fs_err::create_dir_all(path.parent().unwrap()).unwrap();
@@ -62,28 +65,6 @@ fn in_place_of_a_disk_a_special_file_is_none_and_a_link_that_leads_nowhere_is_un
             }
             assert!(is_there(&path), "{kind}");
         }
-    }
-}
-
-#[test]
-fn in_place_of_an_instance_directory_only_a_link_that_leads_nowhere_is_unreadable() {
-    for (kind, is_unreadable) in [
-        ("fifo", false),
-        ("socket", false),
-        ("device", false),
-        ("endless device", false),
-        ("dangling link", true),
-        ("link loop", true),
-    ] {
-        let bait = Bait::new();
-        let path = bait.path("instance-00000002");
-        lay(kind, &path);
-        if is_unreadable {
-            bait.stays(kind, &path);
-        } else {
-            bait.goes(kind);
-        }
-        assert!(is_there(&path), "{kind}");
     }
 }
 
@@ -143,14 +124,13 @@ fn a_hard_link_is_a_file_like_any_other_and_only_its_name_in_the_cache_goes() {
     let bait = Bait::new();
     let outside = bait.world.outside().join("other name");
     fs_err::hard_link(bait.world.base(&bait.unused), &outside).unwrap();
-    // And one file under two names of the cache, of which only one is named by a disk.
+    // And one file under two names of the cache, of which only one is named by a disk: both stay.
     let twin = cache_file_name("twin");
     fs_err::hard_link(bait.world.base(&bait.used), bait.world.base(&twin)).unwrap();
     let run = limited(&bait.world, "prune", &["-f", "json", "--disks-only"]);
     assert_eq!(run.outcome(&bait.unused), "removed");
     assert!(outside.exists());
-    // Its mtime is that of the file in use, which is set to now.
-    assert_eq!(run.outcome(&twin), "changed", "{run:#?}");
+    assert_eq!(run.codes(&twin), ["same_file"], "{run:#?}");
     assert!(bait.world.base(&twin).exists() && bait.world.base(&bait.used).exists());
 }
 
@@ -168,7 +148,7 @@ fn a_cache_directory_that_is_a_link_is_pruned_where_it_leads_and_nowhere_else() 
 
 #[test]
 fn a_cache_directory_that_is_not_one_is_an_error_and_nothing_is_changed() {
-    for kind in ["fifo", "socket", "device", "dangling link", "link loop"] {
+    for kind in ["file", "fifo", "socket", "device", "dangling link", "link loop"] {
         let bait = Bait::new();
         fs_err::rename(bait.path("_base"), bait.world.outside().join("away")).unwrap();
         lay(kind, &bait.path("_base"));
@@ -278,17 +258,6 @@ fn a_backing_name_that_leads_outside_is_read_and_no_more() {
 }
 
 #[test]
-fn a_base_name_alone_keeps_a_file_whatever_the_directory() {
-    let bait = Bait::new();
-    overlay(
-        &bait.path("instance-00000002/disk"),
-        format!("../../../../../../../../../../../{}", bait.unused),
-    );
-    let run = bait.explain(&[]);
-    assert_eq!(run.verdict(&bait.unused), "in_use", "{run:#?}");
-}
-
-#[test]
 fn a_cycle_of_backing_files_ends() {
     let bait = Bait::new();
     for directory in ["instance-00000002", "instance-00000003"] {
@@ -362,41 +331,6 @@ fn a_raw_disk_cannot_stop_the_clean_up_whatever_header_its_guest_writes() {
 }
 
 #[test]
-fn a_device_that_a_header_names_is_not_even_opened() {
-    // To open /dev/watchdog, and close it again, is to reset the machine some seconds later.
-    let bait = Bait::new();
-    for (index, name) in ["/dev/full", "host_device:/dev/full", "file:/dev/full"].iter().enumerate() {
-        overlay(&bait.path(format!("instance-0000001{index}/disk")), name);
-    }
-    overlay(&bait.path("instance-00000020/disk"), bait.world.outside().join("link"));
-    symlink("/dev/full", bait.world.outside().join("link")).unwrap();
-    let mut command = Command::new(cargo_bin!("nova-imagecache"));
-    command.args(["explain", "-f", "json", "-p"]).arg(bait.world.instances_path());
-    let run = sane(finish(&mut under_strace(&bait.world, ["-f", "-e", "trace=%file"], &command))).exits(0);
-    assert_eq!(run.verdict(&bait.unused), "removable");
-    let log = fs_err::read_to_string(strace_log(&bait.world)).unwrap();
-    let opened: Vec<&str> = log
-        .lines()
-        .filter(|it| it.contains("open") && (it.contains("/dev/full") || it.contains("/link\"")))
-        .filter(|it| !it.contains("O_PATH"))
-        .collect();
-    assert!(opened.is_empty(), "{opened:#?}");
-    assert!(log.contains("/dev/full"), "the names were looked at: {log}");
-}
-
-#[test]
-fn a_base_file_that_is_an_overlay_keeps_what_it_stands_on() {
-    let bait = Bait::new();
-    let (middle, bottom) = (cache_file_name("middle"), cache_file_name("bottom"));
-    bait.world.original("bottom", 90 * DAY);
-    overlay(&bait.world.base(&middle), bait.world.base(&bottom));
-    set_age(&bait.world.base(&middle), 90 * DAY);
-    overlay(&bait.path("instance-00000002/disk"), bait.world.base(&middle));
-    let run = bait.goes("an overlay in the cache");
-    assert_eq!((run.verdict(&middle).as_str(), run.verdict(&bottom).as_str()), ("in_use", "in_use"));
-}
-
-#[test]
 fn an_unreadable_cache_file_is_reported_and_stops_nothing() {
     let bait = Bait::new();
     let name = cache_file_name("broken");
@@ -428,13 +362,7 @@ fn mtimes_of_any_century_are_told_and_judged() {
         }
         let run = limited(&world, "explain", &["-f", "json"]);
         assert_eq!((run.code, run.verdict(&name).as_str()), (0, verdict), "{what}: {run:#?}");
-        for command in ["scan", "explain"] {
-            assert_eq!(
-                limited(&world, command, &[&name][..usize::from(command == "explain")]).code,
-                0,
-                "{what}"
-            );
-        }
+        assert_eq!(limited(&world, "scan", &NO_ARGS).code, 0, "{what}");
         let plan = limited(&world, "prune", &["-n", "-f", "json", "--disks-only", "--allow-empty"]);
         let plan = world.file("plan", &plan.stdout);
         let run = limited(
@@ -466,12 +394,14 @@ fn permissions_that_are_lacking_are_told_and_nothing_goes() {
         ("an instance directory that cannot be listed", "instance-00000001", 0o311, 1, 1),
         ("an instance directory without execute permission", "instance-00000001", 0o666, 1, 1),
         ("a disk that cannot be read", "instance-00000001/disk", 0o000, 1, 1),
+        ("a lost+found", "lost+found", 0o000, 0, 0),
         ("an instances path without execute permission", "", 0o666, 2, 2),
         ("an instances path that cannot be listed", "", 0o311, 2, 2),
     ] {
         let bait = Bait::new();
         // Without any disk that can be read prune would refuse.
         bait.world.instance_disk("instance-00000002", &bait.used);
+        fs_err::create_dir(bait.path("lost+found")).unwrap();
         bait.world.give_to_nobody();
         bait.world.set_mode(below, mode);
         let explained = as_nobody(&bait.world, &["explain", "-f", "json"]);
@@ -479,7 +409,7 @@ fn permissions_that_are_lacking_are_told_and_nothing_goes() {
         bait.world.set_mode(below, 0o755);
         let codes = (explained.code, pruned.code);
         assert_eq!(codes, (explain_code, prune_code), "{what}: {explained:#?} {pruned:#?}");
-        assert!(bait.world.base(&bait.unused).exists() && bait.world.base(&bait.used).exists(), "{what}");
+        assert_eq!(bait.world.base(&bait.unused).exists(), prune_code != 0, "{what}");
         if explain_code == 1 {
             assert_eq!(explained.verdict(&bait.unused), "unknown", "{what}: {explained:#?}");
             let unreadable = &explained.json()["unreadable"][0];
@@ -487,11 +417,7 @@ fn permissions_that_are_lacking_are_told_and_nothing_goes() {
             assert_eq!(unreadable["error"], denied, "{what}");
         }
         if prune_code == 2 {
-            assert!(
-                pruned.stderr.trim_end().ends_with("ermission denied (os error 13)")
-                    || pruned.stderr.trim_end().ends_with("EACCES: Permission denied"),
-                "{what}: {pruned:#?}"
-            );
+            assert!(pruned.stderr.contains("Permission denied"), "{what}: {pruned:#?}");
         }
         if explain_code == 0 && prune_code == 1 {
             let error = text(&pruned.file(&bait.unused)["error"]);
@@ -511,11 +437,12 @@ fn a_cache_file_that_cannot_be_examined_is_neither_missing_nor_removable() {
     let explained = as_nobody(&bait.world, &["explain", "-f", "json"]);
     let pruned = as_nobody(&bait.world, &["prune", "--disks-only", "-f", "json"]);
     bait.world.set_mode("_base", 0o755);
-    // What is wrong with a file of the cache hides no disk, so the evidence is complete.
-    assert_eq!((explained.code, pruned.code), (0, 0), "{explained:#?} {pruned:#?}");
+    // What is wrong with a file of the cache hides no disk, so the evidence is complete. Prune cannot put back what may
+    // have been set aside there.
+    assert_eq!((explained.code, pruned.code), (0, 2), "{explained:#?} {pruned:#?}");
     assert_eq!(explained.missing(&bait.used), None);
     assert_eq!(explained.json()["unreadable"].as_array().unwrap().len(), 2, "{explained:#?}");
-    assert_eq!(pruned.outcome(&bait.unused), "kept");
+    assert!(pruned.stderr.contains("Permission denied"), "{pruned:#?}");
     assert!(bait.world.base(&bait.unused).exists());
 }
 
@@ -531,27 +458,9 @@ fn a_read_only_instances_path_is_explained_and_pruned_where_its_directories_allo
     assert_eq!((pruned.code, pruned.outcome(&bait.unused).as_str()), (0, "removed"));
 }
 
-/// Does something again and again while the command runs several times.
-fn meanwhile(bait: &Bait, change: impl Fn(u64) + Sync, check: impl Fn(&Run)) {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut step = 0;
-            while !stop.load(Ordering::Relaxed) {
-                change(step);
-                step += 1;
-            }
-        });
-        let runs = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for _ in 0..20 {
-                check(&bait.explain(&[]));
-            }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = runs {
-            std::panic::resume_unwind(panic);
-        }
-    });
+/// Changes something again and again while explain runs several times.
+fn explained_meanwhile(bait: &Bait, change: impl Fn(u64) + Sync, check: impl Fn(&Run)) {
+    meanwhile(change, || (0..20).for_each(|_| check(&bait.explain(&[]))));
 }
 
 #[test]
@@ -560,7 +469,7 @@ fn a_disk_that_is_replaced_while_it_is_read_keeps_what_each_of_its_contents_name
     let disk = bait.path("instance-00000001/disk");
     let spare = bait.path("instance-00000001/disk.spare");
     let (short, long) = (header_naming(&bait.used), header_naming(format!("../_base/{}", bait.used)));
-    meanwhile(
+    explained_meanwhile(
         &bait,
         |step| {
             fs_err::write(&spare, if step % 2 == 0 { &short } else { &long }).unwrap();
@@ -588,7 +497,7 @@ fn a_file_that_grows_shrinks_or_vanishes_while_it_is_read_costs_nothing_but_cert
         head.extend(bait.used.as_bytes());
         head
     };
-    meanwhile(
+    explained_meanwhile(
         &bait,
         |step| match step % 4 {
             0 => fs_err::write(&disk, &head).unwrap(),
@@ -623,7 +532,7 @@ fn an_instances_path_with_a_hundred_thousand_entries_is_read_in_time() {
     let start = Instant::now();
     let run = bait.explain(&[]);
     assert_eq!((run.code, run.verdict(&bait.unused).as_str()), (0, "removable"));
-    assert_eq!(run.json()["unlisted_directories"].as_array().unwrap().len(), 1_001);
+    assert_eq!(run.json()["unlisted_directories"], json!([]), "without an inventory nothing is unlisted");
     // With the run's lock there already, one look is enough.
     fs_err::write(bait.path("locks/imagecache-prune.lock"), "").unwrap();
     let table = limited(&bait.world, "prune", &["--disks-only"]);

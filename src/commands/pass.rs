@@ -66,6 +66,9 @@ impl<'a> Pass<'a> {
         let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
         guard::check_usage(asked)?;
         inventory::check_stdin(&judging.inventory, &listing.images)?;
+        if global.verbose && !global.environment.is_empty() {
+            report::print_message(&format!("from the environment: {}", global.environment.join(", ")));
+        }
         let conf = settings::nova_conf(global, Some(judging))?;
         let has_source = has_inventory || has_libvirt;
         let texts = has_source.then(|| inventory::read(&judging.inventory, &judging.libvirt)).transpose()?;
@@ -116,7 +119,7 @@ impl<'a> Pass<'a> {
 
     /// Does `work` with a line of progress.
     pub fn shown<T>(&self, work: impl FnOnce() -> T) -> T {
-        self.progress.shown(self.global.quiet || self.global.verbose, work)
+        self.progress.shown(self.global.quiet, work)
     }
 
     fn parse_inventory(&self) -> Result<()> {
@@ -231,7 +234,8 @@ impl<'a> Pass<'a> {
     }
 
     fn print_statistics(&self, evidence: &Evidence) {
-        if !self.global.verbose {
+        // Within a prune's line of progress there is no place for it.
+        if !self.global.verbose || self.progress.is_shown() {
             return;
         }
         let disks: usize = evidence.directories.values().map(|it| it.disks.len()).sum();
@@ -243,8 +247,5 @@ impl<'a> Pass<'a> {
             evidence.references.len(),
             crate::warning::count(evidence.rounds, "round"),
         ));
-        if !self.global.environment.is_empty() {
-            report::print_message(&format!("from the environment: {}", self.global.environment.join(", ")));
-        }
     }
 }

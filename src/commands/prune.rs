@@ -1,13 +1,14 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
-use crate::evidence::{Evidence, Target};
+use crate::evidence::{Evidence, Identity, Target};
 use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
@@ -20,7 +21,7 @@ use crate::removal::{Removal, SecondLook, Tools};
 use crate::report::{self, Pruned};
 use crate::selection::Selection;
 use crate::signals::Signals;
-use crate::verdict::{Judged, Verdict};
+use crate::verdict::{Code, Judged, Verdict};
 use crate::warning::Warning;
 
 pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
@@ -50,7 +51,7 @@ impl Command<'_> {
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
         let (mut outcomes, _) = self.intents(&mut found)?;
         let mut goal = None;
-        if let Some((wanted_bytes, space)) = self.wanted() {
+        if let Some((wanted_bytes, space)) = self.wanted()? {
             let available_before_bytes = space.available_bytes;
             let chosen =
                 next_for(&found.judgement, &outcomes, wanted_bytes.saturating_sub(available_before_bytes));
@@ -76,12 +77,14 @@ impl Command<'_> {
         // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made; what
         // is done is judged again under it.
         let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
-        let mut found = self.judge(&evidence)?;
-        if evidence.cache.is_none() {
-            let (outcomes, _) = self.intents(&mut found)?;
-            return self.report(found, Work { outcomes, ..Work::default() });
+        // Where a prune was killed, and somebody has removed its lock file, what it left is put back before the guards.
+        if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
+            let mut found = self.judge(&evidence)?;
+            if evidence.cache.is_none() {
+                let (outcomes, _) = self.intents(&mut found)?;
+                return self.report(found, Work { outcomes, ..Work::default() });
+            }
         }
-        drop(found);
         self.remove_exclusively(&Locks::open_or_make(&self.pass.layout, owner)?, owner, &signals)
     }
 
@@ -105,7 +108,8 @@ impl Command<'_> {
             let mut work = Work { outcomes, ..Work::default() };
             if let (Some(removal), Some(cache)) = (&removal, &evidence.cache) {
                 removal.check_same(cache)?;
-                self.work(removal, &mut found, &mut work);
+                let wanted = self.wanted()?;
+                self.work(removal, &mut found, &mut work, wanted);
             }
             if let Some(signal) = signals.received() {
                 found.warnings.push(Warning::Interrupted { signal });
@@ -116,8 +120,13 @@ impl Command<'_> {
     }
 
     /// Touches what is in use and removes what is to be removed.
-    fn work<'e>(&self, removal: &Removal<'_>, found: &mut Found<'e>, work: &mut Work<'e>) {
-        let wanted = self.wanted();
+    fn work<'e>(
+        &self,
+        removal: &Removal<'_>,
+        found: &mut Found<'e>,
+        work: &mut Work<'e>,
+        wanted: Option<(u64, Space)>,
+    ) {
         let touched = removal.touch(&found.judgement);
         work.touched = touched.0;
         found.warnings.extend(touched.1);
@@ -125,7 +134,8 @@ impl Command<'_> {
             let names = match wanted {
                 None => work.left(),
                 Some((wanted_bytes, _)) => {
-                    let available = self.pass.space().map_or(0, |it| it.available_bytes);
+                    // What cannot be asked now removes nothing more.
+                    let available = self.pass.space().map_or(u64::MAX, |it| it.available_bytes);
                     next_for(&found.judgement, &work.outcomes, wanted_bytes.saturating_sub(available))
                 }
             };
@@ -134,8 +144,8 @@ impl Command<'_> {
                 break;
             }
             let mut incomplete = None;
-            let outcomes = removal
-                .remove(&batch, |set_aside| self.look_again(found.evidence, set_aside, &mut incomplete));
+            let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
+            let outcomes = self.pass.shown(|| removal.remove(&batch, look_again));
             for (name, done) in
                 batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
             {
@@ -159,35 +169,51 @@ impl Command<'_> {
         work.goal = wanted.map(|(wanted_bytes, before)| Goal {
             wanted_bytes,
             available_before_bytes: before.available_bytes,
-            available_after_bytes: self.pass.space().map_or(0, |it| it.available_bytes),
+            available_after_bytes: self.pass.space().unwrap_or(before).available_bytes,
         });
     }
 
     /// Gathers and judges everything again, and says what of the files set aside is not removable any more.
     fn look_again(
         &self,
-        first: &Evidence,
+        first: &Found<'_>,
         set_aside: &BTreeSet<OsString>,
         incomplete: &mut Option<Warning>,
     ) -> SecondLook {
-        let evidence = self.pass.gather(set_aside).map_err(|error| format!("{error:#}"))?;
-        let found = self.judge(&evidence).map_err(|error| format!("{error:#}"))?;
-        if let Some(warning) = guard::evidence_incomplete(&found.judgement) {
+        let mut all_stay = |warning: Warning| {
             let why = warning.to_string();
             *incomplete = Some(warning);
-            return Err(why);
+            Err(why)
+        };
+        let failed = |error: anyhow::Error| Warning::EvidenceIncomplete {
+            path: self.pass.layout.instances_path.display().to_string(),
+            error: format!("{error:#}"),
+            advice: "run this again",
+            more: 0,
+        };
+        let evidence = match self.pass.gather(set_aside) {
+            Ok(evidence) => evidence,
+            Err(error) => return all_stay(failed(error)),
+        };
+        let found = match self.judge(&evidence) {
+            Ok(found) => found,
+            Err(error) => return all_stay(failed(error)),
+        };
+        if let Some(warning) = guard::evidence_incomplete(&found.judgement) {
+            return all_stay(warning);
         }
-        for (name, target) in &evidence.references {
-            let led_somewhere = matches!(first.references.get(name), Some(Target::Disk(_)))
-                || first.plain_cache_file(name).is_some();
-            if matches!(target, Target::Missing { .. }) && led_somewhere {
-                return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
-            }
+        if let Some(name) = leads_nowhere(first, &found) {
+            return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
         }
+        let identity =
+            |it: &Judged<'_>| it.file.link.as_ref().or(it.file.stat.as_ref().ok()).map(|it| it.identity);
         let mut kept = BTreeMap::new();
         for name in set_aside {
             let why = match found.judgement.file(name) {
                 None => "it has vanished".into(),
+                Some(judged) if identity(judged) != first.judgement.file(name).and_then(identity) => {
+                    "a new file has its name".into()
+                }
                 Some(judged) if judged.verdict == Verdict::Removable => continue,
                 Some(judged) => {
                     let reasons: Vec<&str> = judged.reasons.iter().map(|it| &*it.text).collect();
@@ -214,9 +240,15 @@ impl Command<'_> {
     }
 
     /// How many bytes are to be free, and what is free now.
-    fn wanted(&self) -> Option<(u64, Space)> {
-        let space = self.pass.space()?;
-        self.args.until_free.map(|it| (it.wanted_bytes(space), space))
+    fn wanted(&self) -> Result<Option<(u64, Space)>> {
+        let Some(until_free) = self.args.until_free else { return Ok(None) };
+        let space = self.pass.space().with_context(|| {
+            format!(
+                "cannot ask how much is free in {}: leave out --until-free",
+                self.pass.layout.cache_dir().display()
+            )
+        })?;
+        Ok(Some((until_free.wanted_bytes(space), space)))
     }
 
     fn report(&self, mut found: Found<'_>, work: Work<'_>) -> Result<Exit> {
@@ -238,6 +270,33 @@ impl Command<'_> {
         };
         self.pass.report(&found, None, Some(pruned))
     }
+}
+
+/// A name in use that leads nowhere now, and led somewhere in the first look.
+fn leads_nowhere<'e>(first: &Found<'e>, again: &Found<'e>) -> Option<&'e Path> {
+    // What was removable then was in use by no name. A name that led to it is one of a disk that does not count.
+    let removable: HashSet<Identity> = first
+        .judgement
+        .files
+        .iter()
+        .filter(|it| it.verdict == Verdict::Removable)
+        .filter_map(|it| Some(it.file.stat.as_ref().ok()?.identity))
+        .collect();
+    let led_to = |name: &Path| match first.evidence.references.get(name) {
+        Some(target) => target.identity(),
+        None => first.evidence.plain_cache_file(name)?.stat.as_ref().ok().map(|it| it.identity),
+    };
+    let missing = again.evidence.references.iter().filter(|(_, it)| matches!(it, Target::Missing { .. }));
+    let mut names = missing.map(|(name, _)| name.as_path());
+    if let Some(name) = names.find(|it| led_to(it).is_some_and(|it| !removable.contains(&it))) {
+        return Some(name);
+    }
+    // A link in the cache to a file that is set aside: whoever uses the link since then uses the file.
+    let links = first.judgement.files.iter().filter(|it| it.file.link.is_some() && it.file.is_file);
+    links.filter_map(|it| again.judgement.file(it.name)).find_map(|it| {
+        let is_in_use = it.reasons.iter().any(|reason| reason.code != Code::NotACacheFile);
+        (!it.file.is_file && is_in_use).then_some(it.file.path.as_path())
+    })
 }
 
 /// What a prune has done so far.

@@ -79,7 +79,11 @@ pub fn read_cache(
 fn check_instances_path(path: &Path) -> Result<()> {
     let metadata = fs_err::metadata(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
-            anyhow::anyhow!("instances path {}: not found: name it with --instances-path", path.display())
+            anyhow::anyhow!(
+                "instances path {}: not found: check that its filesystem is mounted, or name the right directory with \
+                 --instances-path",
+                path.display()
+            )
         }
         _ => anyhow::anyhow!("instances path {}: {}: {}", path.display(), cause(&error), advice(&error)),
     })?;
@@ -124,13 +128,15 @@ fn read_entry(at: BorrowedFd<'_>, cache_dir: &Path, name: &OsStr) -> Option<Cach
                 file.stat = Ok(Stat::from(&target));
                 leads_to = walk::type_of(&target);
             }
-            open_examined(at, name).map(|it| it.filter(|it| it.is_regular))
+            open_examined(at, name)
         }
+        Type::BlockDevice => open_examined(at, name),
         _ => return Some(file),
     };
     match opened {
         Ok(Some(opened)) => {
-            file.is_file = true;
+            // A block device is no cache file, but it may stand in a chain.
+            file.is_file = opened.is_regular;
             file.stat = Ok(opened.stat);
             // A filesystem without such locks proves nothing.
             file.is_open_in_qemu = is_open_in_qemu(&opened.file).unwrap_or(false);

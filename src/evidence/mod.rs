@@ -250,13 +250,20 @@ impl Evidence {
             .then(|| self.cache_file(name))?
     }
 
-    /// The part of a path below the instances path, where the text alone shows it: `..` is undone only behind a
-    /// directory that is known to be no link.
+    /// The part of a path below the instances path, where the text alone shows it: not where it leads through a link, or
+    /// through a directory in a directory, which nobody has listed. `..` is undone only behind what is known to be no link.
     pub fn below_instances_path(&self, path: &Path) -> Option<PathBuf> {
         let mut below = PathBuf::new();
         for component in path.strip_prefix(&self.layout.instances_path).ok()?.components() {
             match component {
-                Component::Normal(name) => below.push(name),
+                Component::Normal(name) => {
+                    let through = self.directories.get(below.as_os_str());
+                    let is_unlisted = through.is_none() && below.components().nth(1).is_some();
+                    if is_unlisted || through.is_some_and(|it| it.is_link) {
+                        return None;
+                    }
+                    below.push(name);
+                }
                 Component::ParentDir
                     if self.directories.get(below.as_os_str()).is_some_and(|it| !it.is_link) =>
                 {

@@ -57,7 +57,7 @@ pub fn follow(
                 .iter()
                 .map(|path| Target::Disk(disk::unread(path.clone(), problem.clone())))
                 .collect(),
-            None => workers.map(&frontier, |path| look(path)),
+            None => workers.map(&frontier, |path| look(evidence, path)),
         };
         let next: BTreeSet<PathBuf> = found
             .iter()
@@ -76,10 +76,16 @@ fn is_raw(target: &Target) -> bool {
     matches!(target, Target::Disk(Disk { is_raw: true, .. }))
 }
 
-fn look(path: &Path) -> Target {
+fn look(evidence: &Evidence, path: &Path) -> Target {
     match open_examined(AT_FDCWD, path.as_os_str()) {
         Ok(Some(opened)) => {
             let mut disk = disk::read(path.to_owned(), &opened);
+            // Without this the names of a circle of disks, `../b/disk` and `../a/disk`, would grow with each step.
+            for reference in &mut disk.references {
+                if let Some(below) = evidence.below_instances_path(reference) {
+                    *reference = evidence.layout.instances_path.join(below);
+                }
+            }
             if (disk.problem.is_some() || !disk.references.is_empty())
                 && let Some(directory) = path.parent()
                 && let Ok(directory) = fs_err::File::open(directory)

@@ -115,7 +115,9 @@ impl Walker<'_> {
         let mut entries = Vec::new();
         let is_apart = |name: &OsStr| name == self.layout.subdirectory_name || name == LOCKS;
         each_entry(root, OsStr::new("."), |name, ino, listed| {
-            if !is_apart(name) && !disk::is_never_a_disk(name) {
+            // A directory may have any name.
+            let may_be_directory = matches!(listed, Type::Directory | Type::Symlink);
+            if !is_apart(name) && (may_be_directory || !disk::is_never_a_disk(name)) {
                 entries.push(Entry { below: name.to_owned(), ino, listed });
             }
         })?;

@@ -18,7 +18,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::fcntl::OFlag;
 
@@ -219,8 +219,9 @@ pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
         return read_bounded(std::io::stdin().lock(), MOST)
             .with_context(|| format!("{option} {}", name(file)));
     }
-    let opened =
-        fs_err::File::open(file).with_context(|| format!("{option}: name a file that this user may read"))?;
+    let opened = fs_err::File::open(file).map_err(|error| {
+        anyhow!("{option}: {:#}: name a file that this user may read", anyhow::Error::from(error))
+    })?;
     read_bounded(opened, MOST).with_context(|| format!("{option} {}", name(file)))
 }
 
@@ -236,7 +237,11 @@ fn read_bounded(opened: impl Read, most: u64) -> Result<Vec<u8>> {
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
 /// the same files. What else is in a folder does not matter: libvirt keeps its networks there too.
 fn read_domains(path: &Path) -> Result<Vec<Text>> {
-    if !fs_err::metadata(path)?.is_dir() {
+    let metadata = fs_err::metadata(path).map_err(|error| {
+        let error = anyhow::Error::from(error);
+        anyhow!("{error:#}: name a domain XML file or a folder of them, such as /etc/libvirt/qemu")
+    })?;
+    if !metadata.is_dir() {
         return Ok(vec![(path.into(), read_bounded(fs_err::File::open(path)?, MOST_OF_DOMAIN)?)]);
     }
     let mut names = Vec::new();

@@ -260,7 +260,7 @@ impl Summary {
         Self {
             total: sum(&by_verdict),
             by_verdict,
-            not_downloadable: report.not_downloadable(),
+            not_downloadable: report.not_downloadable(|_| true),
             by_outcome: report.by_outcome(),
             touched: report.pruned.as_ref().map(|it| it.touched),
         }

@@ -88,6 +88,11 @@ impl Pruned<'_> {
             && !self.done.values().any(|it| it.outcome == Outcome::Failed)
     }
 
+    /// The outcome of what is removed, or would be.
+    const fn removal(&self) -> Outcome {
+        if self.dry_run { Outcome::WouldRemove } else { Outcome::Removed }
+    }
+
     fn outcome(&self, name: &OsStr) -> Outcome {
         self.done.get(name).map_or(Outcome::Kept, |it| it.outcome)
     }
@@ -129,6 +134,12 @@ impl ScanReport<'_> {
     fn by_kind(&self) -> BTreeMap<Kind, Total> {
         Total::by(&Kind::ALL, self.files.iter().map(|(name, file)| (file.kind(name), *file)))
     }
+
+    fn not_downloadable(&self) -> Total {
+        let is_lost =
+            |name: &OsStr, file: &CacheFile| self.catalog.downloadable(name, file.kind(name)) == Some(false);
+        Total::of(self.files.iter().filter(|(name, file)| is_lost(name, file)).map(|(_, file)| *file))
+    }
 }
 
 impl PassReport<'_> {
@@ -149,8 +160,10 @@ impl PassReport<'_> {
         self.catalog.downloadable(file.name, file.kind)
     }
 
-    fn not_downloadable(&self) -> Total {
-        Total::of(self.files.iter().filter(|it| self.downloadable(it) == Some(false)).map(|it| it.file))
+    /// The files among these that cannot be downloaded again.
+    fn not_downloadable(&self, is_meant: impl Fn(&Judged<'_>) -> bool) -> Total {
+        let lost = |it: &&&Judged<'_>| is_meant(it) && self.downloadable(it) == Some(false);
+        Total::of(self.files.iter().filter(lost).map(|it| it.file))
     }
 }
 

@@ -24,8 +24,9 @@ const WIDE: usize = 130;
 /// How wide the column of names gets: the longest name that nova gives fits, a resized copy's interrupted conversion. What
 /// is longer stands out, rather than pushing everything else aside.
 const WIDEST_NAME: usize = 64;
-/// The room that a reason needs beside everything else.
-const NARROWEST_REASON: usize = 40;
+/// The room that a reason needs beside everything else: less would spread it over many lines.
+const NARROWEST_REASON: usize = 50;
+const NOT_DOWNLOADABLE: &str = "cannot be downloaded again";
 /// How many names of a list that is not the subject are shown.
 const SHOWN: usize = 12;
 
@@ -43,17 +44,18 @@ pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
 
 /// Writes what `scan` found.
 pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize>) -> io::Result<()> {
+    /// The width of the columns before the name.
+    const BEFORE: usize = 32;
     let mut files: Vec<_> = report.files.iter().collect();
     files.sort_by_key(|(name, file)| (Reverse(file.disk_bytes()), *name));
     let names: Vec<String> = files.iter().map(|(name, _)| printable(name)).collect();
-    let images: Vec<String> = files.iter().map(|(name, _)| image_name(report.catalog, name)).collect();
+    let images: Vec<String> = files.iter().map(|(name, file)| image_and_loss(report, name, file)).collect();
     let column = column_width(&names);
-    // 32: the columns before the name.
-    let shows_images = images.iter().any(|it| !it.is_empty())
-        && width.is_none_or(|width| 32 + column + 2 + column_width(&images) <= width);
+    let has_images = images.iter().any(|it| !it.is_empty());
+    let image_column = column_width(&images);
+    let beside = has_images && fits(BEFORE + column + 2 + image_column, width);
     if !files.is_empty() {
-        let image =
-            if shows_images { format!("{:pad$}  IMAGE", "", pad = column - 4) } else { String::new() };
+        let image = if beside { format!("{:pad$}  IMAGE", "", pad = column - 4) } else { String::new() };
         header(output, &format!("{:9}  {:>9}  {:>8}  FILE{image}", "KIND", "DISK", "AGE"))?;
     }
     for (((name, file), text), image) in files.iter().zip(&names).zip(&images) {
@@ -65,15 +67,32 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize
             size(file),
             age.map_or("?".into(), |it| it.to_string()),
         )?;
-        let padding = column.saturating_sub(text.width());
-        match shows_images && !image.is_empty() {
-            true => writeln!(output, "{text}{:padding$}  {image}", "")?,
-            false => last_column(output, text, 32, width)?,
+        if beside && !image.is_empty() && image.width() <= image_column {
+            writeln!(output, "{text}{:pad$}  {image}", "", pad = column.saturating_sub(text.width()))?;
+        } else {
+            last_column(output, text, BEFORE, width)?;
+            if !image.is_empty() {
+                wrapped(output, image, 4, width)?;
+            }
         }
     }
     let by_kind = report.by_kind();
     totals(output, width, by_kind.into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total)))?;
-    space_line(output, report.space, "")
+    let lost = report.not_downloadable();
+    if lost.files > 0 {
+        last_line(output, &format!("{NOT_DOWNLOADABLE}: {}", total_text(lost)), width)?;
+    }
+    space_line(output, report.space, "", width)
+}
+
+/// The image's name, and whether it is lost.
+fn image_and_loss(report: &ScanReport<'_>, name: &OsStr, file: &CacheFile) -> String {
+    let image = image_name(report.catalog, name);
+    match report.catalog.downloadable(name, file.kind(name)) {
+        Some(false) if image.is_empty() => NOT_DOWNLOADABLE.into(),
+        Some(false) => format!("{image}; {NOT_DOWNLOADABLE}"),
+        _ => image,
+    }
 }
 
 /// Writes what `explain` or `prune` found.
@@ -100,7 +119,11 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
         }
         list(
             output,
-            "could not be read",
+            if report.judgement.unreadable.len() == 1 {
+                "path could not be read"
+            } else {
+                "paths could not be read"
+            },
             report.judgement.unreadable.iter().map(|it| {
                 let so = if it.blocks { "" } else { ", which does not matter for the verdicts" };
                 format!("{} ({}{so})", printable(it.path.as_os_str()), one_line(&it.error))
@@ -120,43 +143,56 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
             report.by_verdict().into_iter().map(|(verdict, total)| (verdict.as_str(), style(verdict), total)),
         )?,
     }
-    let lost = report.not_downloadable();
+    let lost = report.not_downloadable(|_| true);
     if lost.files > 0 {
-        writeln!(
-            output,
-            "cannot be downloaded again: {} ({})",
-            count(lost.files, "file"),
-            size_text(lost.disk_bytes)
-        )?;
+        last_line(output, &format!("{NOT_DOWNLOADABLE}: {}{}", total_text(lost), of_them(report)), width)?;
     }
-    space_line(output, report.space, &freed(report))
+    space_line(output, report.space, &freed(report), width)
+}
+
+/// How many of the files that cannot be downloaded again a prune removes.
+fn of_them(report: &PassReport<'_>) -> String {
+    let Some(pruned) = &report.pruned else { return String::new() };
+    let verb = if pruned.dry_run { "would be removed" } else { "removed" };
+    let removed = report.not_downloadable(|it| pruned.outcome(it.name) == pruned.removal());
+    format!(", {} of them {verb} ({})", removed.files, size_text(removed.disk_bytes))
 }
 
 /// What a prune freed, and whether that was enough.
 fn freed(report: &PassReport<'_>) -> String {
     let Some(pruned) = &report.pruned else { return String::new() };
-    let (outcome, verb) =
-        if pruned.dry_run { (Outcome::WouldRemove, "would free") } else { (Outcome::Removed, "freed") };
+    let (outcome, verb) = (pruned.removal(), if pruned.dry_run { "would free" } else { "freed" });
     let files = report.files.iter().filter(|it| pruned.outcome(it.name) == outcome);
     let bytes = files.map(|it| it.file.frees_bytes()).sum();
     let goal = pruned.goal.map(|goal| {
         let so = if goal.short_bytes() == 0 { "reached" } else { "missed" };
-        format!(" (goal {}: {so})", size_text(goal.wanted_bytes))
+        format!(" (goal {} free: {so})", size_text(goal.wanted_bytes))
     });
     format!("{verb} {}{}; ", size_text(bytes), goal.unwrap_or_default())
 }
 
-fn space_line(output: &mut dyn Write, space: Option<Space>, before: &str) -> io::Result<()> {
-    match space {
-        Some(space) => writeln!(
-            output,
+fn space_line(
+    output: &mut dyn Write,
+    space: Option<Space>,
+    before: &str,
+    width: Option<usize>,
+) -> io::Result<()> {
+    let text = match space {
+        Some(Space { size_bytes, available_bytes }) => format!(
             "{before}{} of {} free on the filesystem of the cache",
-            size_text(space.available_bytes),
-            size_text(space.size_bytes)
+            size_text(available_bytes),
+            size_text(size_bytes)
         ),
-        None if before.is_empty() => Ok(()),
-        None => writeln!(output, "{}", before.trim_end_matches("; ")),
-    }
+        None if before.is_empty() => return Ok(()),
+        None => before.trim_end_matches("; ").to_owned(),
+    };
+    last_line(output, &text, width)
+}
+
+/// One of the lines below the table; what does not fit is indented.
+fn last_line(output: &mut dyn Write, text: &str, width: Option<usize>) -> io::Result<()> {
+    let lines = width.map_or_else(|| vec![Cow::from(text)], |width| wrap(text, width - 4));
+    writeln!(output, "{}", lines.join("\n    "))
 }
 
 fn missing(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize>) -> io::Result<()> {
@@ -173,7 +209,7 @@ fn missing(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize>
             if report.in_full {
                 full_reason(output, reason, width)?;
             } else {
-                wrapped(output, &reason.text, 4, width)?;
+                wrapped(output, &one_line(&reason.text), 4, width)?;
             }
         }
     }
@@ -215,21 +251,8 @@ fn rows(
     let first = if report.pruned.is_some() { "OUTCOME" } else { "VERDICT" };
     let names: Vec<String> = files.iter().map(|it| printable(it.name)).collect();
     let images: Vec<String> = files.iter().map(|it| image_name(report.catalog, it.name)).collect();
-    let column = column_width(&names);
-    let mut indent = 35 + column + 2;
-    // Beside the files, where there is room for a sentence.
-    let has_room =
-        |indent: usize| width.is_none_or(|width| width >= WIDE && width >= indent + NARROWEST_REASON);
-    let beside = has_room(indent);
-    let image_column = column_width(&images);
-    let shows_images = images.iter().any(|it| !it.is_empty()) && has_room(indent + image_column + 2);
-    if beside {
-        let image = if shows_images { format!("{:image_column$}  ", "IMAGE") } else { String::new() };
-        indent += if shows_images { image_column + 2 } else { 0 };
-        header(output, &format!("{first:12}  {:>9}  {:>8}  {:column$}  {image}WHY", "DISK", "AGE", "FILE"))?;
-    } else {
-        header(output, &format!("{first:12}  {:>9}  FILE", "DISK"))?;
-    }
+    let columns = Columns::fit(&names, &images, width);
+    columns.header(output, first)?;
     for ((file, name), image) in files.iter().zip(names).zip(images) {
         let done = report.done(file);
         let (word, style) = match done {
@@ -238,33 +261,95 @@ fn rows(
         };
         write!(output, "{style}{word:12}{style:#}  {:>9}  ", size(file.file))?;
         let age = file.age.map_or("?".into(), |it| ForPeople(it).to_string());
-        let why = why(report, file, done);
-        if beside {
-            write!(output, "{age:>8}  {name}{:pad$}  ", "", pad = column.saturating_sub(name.width()))?;
-            if shows_images {
-                write!(output, "{image}{:pad$}  ", "", pad = image_column.saturating_sub(image.width()))?;
-            }
-            match width {
-                Some(width) => {
-                    if name.width() > column {
-                        write!(output, "\n{:indent$}", "")?;
-                    }
-                    writeln!(output, "{}", wrap(&why, width - indent).join(&format!("\n{:indent$}", "")))?;
-                }
-                None => writeln!(output, "{why}")?,
-            }
-        } else {
-            last_column(output, &name, 25, width)?;
-            // Where it matters the sentence has the age.
-            let has_age = file.reasons.iter().any(|it| it.code == Code::Unused)
-                || file.verdict == Verdict::Ignored
-                || done.is_some_and(|it| it.error.is_some());
-            let image = if image.is_empty() { image } else { format!("{image}: ") };
-            let why = if has_age { format!("{image}{why}") } else { format!("{image}{age} old; {why}") };
-            wrapped(output, &why, 4, width)?;
+        if columns.age {
+            write!(output, "{age:>8}  ")?;
         }
+        let mut why = why(report, file, done);
+        // Where it matters the sentence has the age.
+        let has_age = file.reasons.iter().any(|it| it.code == Code::Unused)
+            || file.verdict == Verdict::Ignored
+            || done.is_some_and(|it| it.error.is_some());
+        if !columns.age && !has_age {
+            why = format!("{age} old; {why}");
+        }
+        let has_column = columns.image.is_some_and(|column| image.width() <= column);
+        if !has_column && !image.is_empty() {
+            why = format!("{image}: {why}");
+        }
+        columns.rest(output, &name, if has_column { &image } else { "" }, &why)?;
     }
     Ok(())
+}
+
+/// Which columns there are, and how wide.
+struct Columns {
+    width: Option<usize>,
+    name: usize,
+    age: bool,
+    image: Option<usize>,
+    /// Whether the reason stands beside the file, or below.
+    why_beside: bool,
+}
+
+impl Columns {
+    fn fit(names: &[String], images: &[String], width: Option<usize>) -> Self {
+        let name = column_width(names);
+        let has_room = |taken: usize| fits(WIDE, width) && fits(taken + 2 + NARROWEST_REASON, width);
+        let before = 35;
+        let why_beside = has_room(before + name);
+        let image = column_width(images);
+        let with_image = before + name + 2 + image;
+        let has_images = images.iter().any(|it| !it.is_empty())
+            && if why_beside { has_room(with_image) } else { fits(with_image, width) };
+        Self {
+            width,
+            name,
+            age: why_beside || fits(before + name, width),
+            image: has_images.then_some(image),
+            why_beside,
+        }
+    }
+
+    /// The width of the columns before the name.
+    const fn before(&self) -> usize {
+        if self.age { 35 } else { 25 }
+    }
+
+    fn header(&self, output: &mut dyn Write, first: &str) -> io::Result<()> {
+        let mut text = format!("{first:12}  {:>9}  ", "DISK");
+        if self.age {
+            text.push_str(&format!("{:>8}  ", "AGE"));
+        }
+        text.push_str(&format!("{:pad$}", "FILE", pad = self.name));
+        if let Some(image) = self.image {
+            text.push_str(&format!("  {:image$}", "IMAGE"));
+        }
+        if self.why_beside {
+            text.push_str("  WHY");
+        }
+        header(output, text.trim_end())
+    }
+
+    /// From the name to the end of the line.
+    fn rest(&self, output: &mut dyn Write, name: &str, image: &str, why: &str) -> io::Result<()> {
+        let padded =
+            |text: &str, to: usize| format!("{text}{:pad$}", "", pad = to.saturating_sub(text.width()));
+        let mut line = name.to_owned();
+        if let Some(column) = self.image.filter(|_| self.why_beside || !image.is_empty()) {
+            line = format!("{}  {}", padded(name, self.name), padded(image, column));
+        }
+        if !self.why_beside {
+            last_column(output, line.trim_end(), self.before(), self.width)?;
+            return wrapped(output, why, 4, self.width);
+        }
+        let indent = self.before() + self.name + 2 + self.image.map_or(0, |it| it + 2);
+        write!(output, "{}  ", padded(&line, self.name))?;
+        let Some(width) = self.width else { return writeln!(output, "{why}") };
+        if self.before() + line.width().max(self.name) + 2 > indent {
+            write!(output, "\n{:indent$}", "")?;
+        }
+        writeln!(output, "{}", wrap(why, width - indent).join(&format!("\n{:indent$}", "")))
+    }
 }
 
 /// One file, with everything that its verdict rests on.
@@ -285,11 +370,7 @@ fn story(
         writeln!(output, "  image         {}{name}", one_line(&image.id))?;
     }
     if let Some(downloadable) = report.downloadable(file) {
-        writeln!(
-            output,
-            "  download      {}",
-            if downloadable { "possible again" } else { "not possible again" }
-        )?;
+        writeln!(output, "  downloadable  {}", if downloadable { "yes" } else { "no" })?;
     }
     if let Ok(stat) = &file.file.stat {
         writeln!(output, "  size          {} ({} on disk)", size_text(stat.size_bytes), size(file.file))?;
@@ -314,7 +395,7 @@ fn story(
 
 fn full_reason(output: &mut dyn Write, reason: &Reason<'_>, width: Option<usize>) -> io::Result<()> {
     writeln!(output, "  because")?;
-    wrapped(output, &reason.text, 4, width)?;
+    wrapped(output, &one_line(&reason.text), 4, width)?;
     let images = reason.images.iter().map(|it| ("image", one_line(it)));
     let instances = reason.instances.iter().map(|it| ("instance", one_line(it)));
     let disks = reason.disks.iter().map(|it| ("disk", printable(it.as_os_str())));
@@ -325,14 +406,20 @@ fn full_reason(output: &mut dyn Write, reason: &Reason<'_>, width: Option<usize>
 }
 
 fn why(report: &PassReport<'_>, file: &Judged<'_>, done: Option<&Done>) -> String {
-    let lost = if report.downloadable(file) == Some(false) { "; cannot be downloaded again" } else { "" };
+    let lost = match report.downloadable(file) {
+        Some(false) => format!("; {NOT_DOWNLOADABLE}"),
+        _ => String::new(),
+    };
     if let Some(error) = done.and_then(|it| it.error.as_deref()) {
         return format!("{}{lost}", one_line(error));
     }
-    // An outcome does not tell the verdict, but for a file that is removable.
-    let verdict = match done {
-        Some(_) if file.verdict != Verdict::Removable => format!("{}: ", file.verdict.as_str()),
-        _ => String::new(),
+    // The outcome alone does not tell why a file was left.
+    let verdict = match done.map(|it| it.outcome) {
+        None => String::new(),
+        Some(Outcome::Spared) => "not needed for --until-free: ".into(),
+        Some(Outcome::Kept) if file.verdict == Verdict::Removable => "not asked for: ".into(),
+        Some(_) if file.verdict == Verdict::Removable => String::new(),
+        Some(_) => format!("{}: ", file.verdict.as_str()),
     };
     let reasons: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
     format!("{verdict}{}{lost}", reasons.join("; "))
@@ -388,19 +475,27 @@ fn size(file: &CacheFile) -> String {
     file.stat.as_ref().map_or("?".into(), |stat| size_text(stat.disk_bytes))
 }
 
-/// A text on lines of its own, indented.
+/// A text, escaped already, on lines of its own, indented.
 fn wrapped(output: &mut dyn Write, text: &str, indent: usize, width: Option<usize>) -> io::Result<()> {
-    let text = one_line(text);
     let lines = match width {
-        Some(width) => wrap(&text, width.saturating_sub(indent)),
+        Some(width) => wrap(text, width.saturating_sub(indent)),
         None => vec![Cow::from(text)],
     };
     lines.iter().try_for_each(|line| writeln!(output, "{:indent$}{line}", ""))
 }
 
+/// Whether so many columns are there; in a pipe there is no end of them.
+fn fits(columns: usize, width: Option<usize>) -> bool {
+    width.is_none_or(|width| columns <= width)
+}
+
+fn total_text(total: Total) -> String {
+    format!("{} ({})", count(total.files, "file"), size_text(total.disk_bytes))
+}
+
 /// A name at the end of a line of which `used` columns are taken, or on a line of its own where it does not fit.
 fn last_column(output: &mut dyn Write, name: &str, used: usize, width: Option<usize>) -> io::Result<()> {
-    if width.is_some_and(|width| used + name.width() > width) {
+    if !fits(used + name.width(), width) {
         write!(output, "\n    ")?;
     }
     writeln!(output, "{name}")
@@ -424,12 +519,7 @@ fn list(
     }
     writeln!(output, "{count} {what}:")?;
     for item in items.take(SHOWN) {
-        // Escaped already.
-        let lines = match width {
-            Some(width) => wrap(&item, width - 4),
-            None => vec![Cow::from(item)],
-        };
-        lines.iter().try_for_each(|line| writeln!(output, "    {line}"))?;
+        wrapped(output, &item, 4, width)?;
     }
     if count > SHOWN {
         writeln!(output, "    and {} more, which --format json lists", count - SHOWN)?;
@@ -445,7 +535,7 @@ fn totals<'a>(
 ) -> io::Result<()> {
     let parts: Vec<_> = parts.filter(|(.., total)| total.files > 0).collect();
     let sum = parts.iter().fold(Total::default(), |sum, (.., total)| sum.plus(*total));
-    let text = format!("total {} ({})", count(sum.files, "file"), size_text(sum.disk_bytes));
+    let text = format!("total {}", total_text(sum));
     write!(output, "{text}")?;
     let mut column = text.len();
     for (word, style, total) in parts {

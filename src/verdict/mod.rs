@@ -445,7 +445,10 @@ impl Reason<'_> {
 impl<'a> Named<'a> {
     fn reasons(&self, users: &Users<'a>) -> impl Iterator<Item = Reason<'a>> {
         let listed = (Code::BackingFile, &self.disks, "", users.ids(self.instances.iter().copied()));
-        let where_ = ", in a directory of no instance in the inventory";
+        let where_ = match self.unlisted_disks.len() {
+            1 => ", in a directory of no instance in the inventory",
+            _ => ", in directories of no instance in the inventory",
+        };
         let unlisted = (Code::BackingFileUnlisted, &self.unlisted_disks, where_, Vec::new());
         [listed, unlisted].into_iter().filter(|(_, disks, ..)| !disks.is_empty()).map(
             |(code, disks, where_, instances)| {
@@ -496,7 +499,7 @@ fn not_a_cache_file(file: &CacheFile) -> String {
             format!("a link that cannot be followed ({problem}): never touched")
         }
         _ if !file.is_file => "a directory or special file: never touched".into(),
-        _ => "not a cache file of nova by its name: never touched".into(),
+        _ => "not a cache file: never touched".into(),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::inventory::{DomainDisk, Inventory};
 
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs the instance, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
-const READABLE: &str = "make it readable for this user, or run this as root";
+const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
 

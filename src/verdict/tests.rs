@@ -478,6 +478,8 @@ fn hosts_are_the_same_up_to_the_first_dot_in_any_case() {
         ("here.a", "here.b", true),
         ("here", "there", false),
         ("here", "here2", false),
+        ("10.0.0.1", "10.0.0.1", true),
+        ("10.0.0.1", "10.0.0.2", false),
     ] {
         assert_eq!(is_same_host(a, b), expected, "{a} {b}");
     }

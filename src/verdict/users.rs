@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::net::IpAddr;
 
 use super::{Code, Policy, Reason, several};
 use crate::cache_name::cache_file_name;
@@ -50,9 +51,12 @@ pub struct ImageUse<'a> {
 }
 
 /// Whether two host names are the same: clients from 2023 on print the hypervisor's full name where nova has the short
-/// one.
+/// one. Addresses have no short names.
 pub fn is_same_host(a: &str, b: &str) -> bool {
-    let short = |name: &'_ str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let short = |name: &str| match name.parse::<IpAddr>() {
+        Ok(_) => name.to_ascii_lowercase(),
+        Err(_) => name.split('.').next().unwrap_or_default().to_ascii_lowercase(),
+    };
     short(a) == short(b)
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::{DAY, Run, World, list, text};
@@ -85,6 +86,25 @@ pub fn limited<A: AsRef<OsStr>>(world: &World, subcommand: &str, args: &[A]) -> 
 pub fn sane(run: Run) -> Run {
     assert!((0..=3).contains(&run.code) && !run.stderr.contains("panicked"), "{run:#?}");
     run
+}
+
+/// Does something again and again, with the number of the step, while `check` runs.
+pub fn meanwhile(change: impl Fn(u64) + Sync, check: impl FnOnce()) {
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&change));
+        // Also where the check panics.
+        let _stop = Stop(&stop);
+        check();
+    });
 }
 
 /// Applies `work` to all items, two at a time.

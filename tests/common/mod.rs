@@ -1,11 +1,16 @@
 //! A world to run the command in: an instances path of its own, disks made by the real qemu-img, inventories, and the
 //! binary with a cleared environment.
 
+pub mod host;
 pub mod hostile;
 pub mod nova;
 pub mod parsers;
+#[cfg(target_arch = "x86_64")]
+pub mod proof;
 pub mod prune;
 pub mod slow;
+#[cfg(target_arch = "x86_64")]
+pub mod steps;
 pub mod trees;
 
 use std::collections::BTreeMap;
@@ -165,9 +170,11 @@ impl World {
 
     /// The command as a user whom file modes bind: root reads everything.
     pub fn as_nobody(&self) -> Command {
-        if !nix::unistd::geteuid().is_root() {
-            return self.command();
-        }
+        if nix::unistd::geteuid().is_root() { self.as_user(NOBODY, &[]) } else { self.command() }
+    }
+
+    /// The command as a user, run by that wrapper.
+    pub fn as_user(&self, uid: u32, wrapper: &[&str]) -> Command {
         // A copy, for the build directory may be closed to others.
         let copy = self.dir.path().join("nova-imagecache");
         if !copy.exists() {
@@ -179,8 +186,8 @@ impl World {
         }
         let mut command = Command::new(tool("setpriv", "util-linux"));
         command.env_clear().current_dir("/");
-        command.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}"));
-        command.arg("--clear-groups").arg(copy);
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}"));
+        command.arg("--clear-groups").args(wrapper).arg(copy);
         command
     }
 
@@ -384,6 +391,36 @@ pub fn tool(name: &str, package: &str) -> PathBuf {
         .map(|directory| directory.join(name))
         .find(|file| file.is_file())
         .unwrap_or_else(|| panic!("{name} is not installed: install the package {package} (see tests/run)"))
+}
+
+/// A domain as nova writes it and libvirt keeps it, with more in nova's metadata and these disks.
+pub fn domain(uuid: &str, nova: &str, disks: &str) -> String {
+    format!(
+        r#"<!-- WARNING: THIS IS AN AUTO-GENERATED FILE. -->
+<domain type='kvm'>
+  <name>instance-0000000a</name>
+  <uuid>{uuid}</uuid>
+  <metadata>
+    <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
+      <nova:package version="1.0"/>
+      <nova:flavor name="m1.tiny" id="1"><nova:swap>0</nova:swap><nova:ephemeral>0</nova:ephemeral></nova:flavor>
+      {nova}
+    </nova:instance>
+  </metadata>
+  <devices>
+    {disks}
+    <disk type='network'><source protocol='rbd' name='vms/x'/></disk>
+  </devices>
+</domain>"#
+    )
+}
+
+/// A disk of a domain.
+pub fn file_disk(path: &Path) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{}'/></disk>",
+        path.display()
+    )
 }
 
 /// Runs qemu-img with these arguments.

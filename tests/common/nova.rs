@@ -101,6 +101,10 @@ impl Nova {
         nova
     }
 
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
     /// Does all of an operation. Says why it failed.
     #[track_caller]
     pub fn does(&mut self, order: Order<'_>) -> Result<(), String> {

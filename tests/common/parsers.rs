@@ -89,6 +89,16 @@ pub fn json_inventory(text: &[u8]) {
     }
 }
 
+/// A list of images has no more of them than its text has room for, each with an id.
+pub fn image_list(text: &[u8]) {
+    match images::parse(text) {
+        Ok(list) => {
+            assert!(list.images.len() <= text.len() && list.images.iter().all(|it| !it.id.is_empty()))
+        }
+        Err(error) => short(&error),
+    }
+}
+
 /// A domain has disks that can be named; document types are refused.
 pub fn domain_xml(text: &[u8]) {
     match inventory::parse_domain(text, "host") {
@@ -111,14 +121,6 @@ fn instances_are_merged(source: &Source) {
             .iter()
             .all(|it| !it.id().is_empty() && it.directory_names().all(|name| !name.is_empty()))
     );
-}
-
-/// A list of images has images that can be named.
-pub fn image_list(text: &[u8]) {
-    match images::parse(text) {
-        Ok(list) => assert!(list.images.iter().all(|it| !it.id.is_empty())),
-        Err(error) => short(&error),
-    }
 }
 
 /// A nova.conf of one file says the same as of two that are the same.

@@ -12,6 +12,9 @@ use assert_cmd::cargo::cargo_bin;
 use fs_err::File;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use nova_imagecache::cache_name::SET_ASIDE;
 use serde_json::{Value, json};
 
 use crate::common::{DAY, HOST, Run, Snapshot, World, list, mtime, text, tool};
@@ -52,6 +55,30 @@ impl InUse {
         self.judged(&mut prune_command(&self.world, args))
     }
 
+    /// Starts a prune and stops it when it has set this file aside, the last of its batch.
+    #[track_caller]
+    pub fn aside<A: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = A>) -> Stopped {
+        self.world.aside(&mut prune_command(&self.world, args), name)
+    }
+
+    /// Prunes, and does something while this file, the last of its batch, is set aside.
+    #[track_caller]
+    pub fn while_aside(&self, name: &str, args: &[&str], act: impl FnOnce()) -> Run {
+        let stopped = self.aside(name, args);
+        act();
+        stopped.finish()
+    }
+
+    /// Lets prune judge while the lock of a file is held here, does something, and lets go of the lock.
+    #[track_caller]
+    pub fn while_locked(&self, name: &str, args: &[&str], act: impl FnOnce()) -> Run {
+        let lock = hold_lock(&self.world, name);
+        let prune = self.judged_by(["--lock-wait", "20s"].iter().chain(args));
+        act();
+        drop(lock);
+        prune.finish()
+    }
+
     /// Starts this prune and waits until it has judged.
     #[track_caller]
     pub fn judged(&self, command: &mut Command) -> Running {
@@ -60,6 +87,50 @@ impl InUse {
         wait_until("prune touches what is in use", || mtime(&self.world.base(&self.used)) != before);
         running
     }
+}
+
+impl World {
+    /// Starts a prune and stops it in its wait after it has set this file aside, the last of its batch.
+    #[track_caller]
+    pub fn aside(&self, command: &mut Command, name: &str) -> Stopped {
+        let running = Running::start(command.args(["--settle", "1s"]));
+        wait_until("prune sets the file aside", || aside(self, name).exists());
+        // The rest of the batch takes less than that.
+        std::thread::sleep(Duration::from_millis(30));
+        running.signal(Signal::SIGSTOP);
+        assert!(aside(self, name).exists(), "prune went on before it was stopped");
+        Stopped(running)
+    }
+}
+
+/// A prune that is stopped while files are set aside.
+pub struct Stopped(Running);
+
+impl Stopped {
+    /// Lets it go on.
+    pub fn go_on(self) -> Running {
+        self.0.signal(Signal::SIGCONT);
+        self.0
+    }
+
+    pub fn finish(self) -> Run {
+        self.go_on().finish()
+    }
+
+    /// Sends it a signal, which it gets when it goes on.
+    pub fn signal(&self, signal: Signal) {
+        self.0.signal(signal);
+    }
+
+    /// Kills it: what is set aside stays so.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+/// Where a cache file is while it is set aside.
+pub fn aside(world: &World, name: &str) -> PathBuf {
+    world.base(format!("{SET_ASIDE}{name}"))
 }
 
 /// `prune -f json` of a world, to be started in the background or under another command.
@@ -128,8 +199,22 @@ impl Running {
         Self(Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))))
     }
 
+    /// Starts a process that has this file open, as its standard input.
+    pub fn start_with(command: &mut Command, open: std::fs::File) -> Self {
+        Self(Some(command.stdin(open).spawn().unwrap()))
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.0.as_mut().unwrap().try_wait().unwrap().is_none()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.id().try_into().unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
     }
 
     /// Waits for its end.
@@ -248,6 +333,18 @@ pub fn plain_file(world: &World, name: &str, age: Duration) -> PathBuf {
     fs_err::write(&path, format!("content of {name}\n")).unwrap();
     crate::common::set_age(&path, age);
     path
+}
+
+/// The user whom nova runs as: another one if we are root, as prune is on a compute host.
+pub fn nova_user() -> u32 {
+    if nix::unistd::geteuid().is_root() { 12345 } else { nix::unistd::geteuid().as_raw() }
+}
+
+/// Three files to remove; what is done is done to the one in the middle, so that there is one before and one after.
+pub fn three_files(it: &InUse) -> [String; 3] {
+    let names = ["0", "1", "2"].map(|digit| digit.repeat(40));
+    names.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
+    names
 }
 
 /// Who owns a file.

@@ -64,10 +64,12 @@ pub enum Style {
     Chain,
     /// In the cache directory of an instances path that is not here.
     Moved,
+    /// By way of a link of another name.
+    Link,
 }
 
-const STYLES: [Style; 6] =
-    [Style::Absolute, Style::Relative, Style::File, Style::Json, Style::Chain, Style::Moved];
+const STYLES: [Style; 7] =
+    [Style::Absolute, Style::Relative, Style::File, Style::Json, Style::Chain, Style::Moved, Style::Link];
 
 /// A disk that cannot be read.
 #[derive(Clone, Copy, Debug)]
@@ -201,6 +203,7 @@ impl Nursery {
                     }
                     Style::Chain => volumes.join(&name).with_extension("volume").display().to_string(),
                     Style::Moved => format!("/mnt/of/old/_base/{name}"),
+                    Style::Link => world.path(format!("locks/link-to-{name}")).display().to_string(),
                 };
                 overlay_with(&disk, backing, "cluster_size=1k");
                 disks.insert(Content::On(name.clone(), style), disk);
@@ -221,6 +224,10 @@ impl Nursery {
         for ((directory, disk), content) in &tree.disks {
             fs_err::create_dir_all(world.path(directory)).unwrap();
             fs_err::hard_link(&self.pool[content], world.path(directory).join(disk)).unwrap();
+            if let Content::On(name, Style::Link) = content {
+                // Another disk may have made it.
+                drop(symlink(world.base(name), world.path(format!("locks/link-to-{name}"))));
+            }
         }
         if let Some(nodes) = &tree.nodes {
             world.compute_nodes(&nodes.iter().copied().collect::<Vec<_>>());

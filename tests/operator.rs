@@ -1,0 +1,330 @@
+//! What an operator asks for by option, operand and environment, on a host as operators have them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::common::host::{BROKEN, GONE, Host, JUDGED, id, original};
+use crate::common::prune::with_outcome;
+use crate::common::{DAY, HOST, Run, list, text};
+use nova_imagecache::cache_name::cache_file_name;
+use serde_json::{Value, json};
+
+/// A real prune, without the wait.
+const PRUNE: [&str; 3] = ["prune", "--settle", "0s"];
+const DRY_RUN: [&str; 2] = ["prune", "-n"];
+
+fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+#[test]
+fn a_list_of_images_gives_names_and_what_cannot_be_downloaded_again() {
+    let host = Host::new();
+    for run in [host.judged(&["explain"]), host.run(&["scan", "-f", "json", "--images", "images.json"])] {
+        for (image, listed, downloadable) in [
+            ("debian-12", Some("active"), json!(true)),
+            ("ubuntu-20.04", Some("deactivated"), json!(false)),
+            ("centos-7", None, json!(false)),
+        ] {
+            let file = run.file(&original(image));
+            let expected = listed.map(|status| json!({"id": id(image), "name": image, "status": status}));
+            assert_eq!((&file["image"], &file["downloadable"]), (&json!(expected), &downloadable), "{image}");
+        }
+        assert_eq!(run.file("swap_512")["downloadable"], Value::Null);
+    }
+    let explain = host.judged(&["explain"]).exits(0);
+    // The inventory knows the id of an image that the list has no more.
+    let image = json!({"id": id("golden-2023"), "name": null, "status": null});
+    assert_eq!(explain.file(&original("golden-2023"))["image"], image);
+    let lost: Vec<Value> =
+        list(&explain.json()["files"]).iter().filter(|it| it["downloadable"] == false).cloned().collect();
+    let bytes: u64 = lost.iter().map(|it| it["disk_bytes"].as_u64().unwrap()).sum();
+    let total = json!({"files": 6, "disk_bytes": bytes});
+    assert_eq!((lost.len(), &explain.json()["summary"]["not_downloadable"]), (6, &total));
+    // It changes no verdict; an incomplete list calls nothing lost, and is a warning.
+    let verdicts =
+        |run: &Run| list(&run.json()["files"]).iter().map(|it| it["verdict"].clone()).collect::<Vec<_>>();
+    let page = json!({"images": [{"id": id("fedora-39"), "name": "f", "status": "active"}], "next": "/v2/images?marker=x"});
+    host.world.file("page.json", page.to_string());
+    let args = ["-f", "json", "--images", "page.json"];
+    let incomplete = host.run(&[&["explain"], &JUDGED[..4], &args].concat()).exits(0);
+    assert_eq!(verdicts(&incomplete), verdicts(&explain));
+    assert!(incomplete.warnings().contains(&"images_incomplete".into()), "{:?}", incomplete.warnings());
+    assert_eq!(incomplete.file(&original("centos-7"))["downloadable"], Value::Null);
+    assert_eq!(incomplete.file(&original("fedora-39"))["downloadable"], true);
+    assert_eq!(incomplete.json()["summary"]["not_downloadable"]["files"], 0);
+}
+
+#[test]
+fn what_is_to_be_kept_is_in_use_by_file_or_image() {
+    let host = Host::new();
+    let centos = original("centos-7");
+    let keep = ["--keep", "swap_2048", "--keep", &id("centos-7"), "--keep", "no such thing"];
+    let explain = host.judged(&[&["explain"], &keep[..]].concat()).exits(0);
+    for name in ["swap_2048", &centos, &format!("{centos}_21474836480")] {
+        assert_eq!(explain.verdict(name), "in_use");
+        assert_eq!(explain.codes(name), ["kept_on_request"]);
+    }
+    assert_eq!(explain.verdict(&format!("{centos}.info")), "in_use");
+    assert!(!explain.stderr.contains("no such thing"), "{explain:?}");
+    let prune = host.judged(&[&PRUNE, &keep[..]].concat()).exits(0);
+    assert_eq!(with_outcome(&prune, "removed"), set([&original("ubuntu-20.04"), &original("fedora-39")]));
+    assert_eq!(prune.json()["summary"]["touched"], 14, "kept files are touched, too");
+}
+
+/// What is chosen is the matter of `prune_goal`; here is what an operator is told.
+#[test]
+fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
+    let host = Host::new();
+    let on_own = |args: &[&str], format| {
+        host.run_on_own_filesystem("true", &[args, &JUDGED, &["-f", format]].concat())
+    };
+    for (goal, chosen, wanted, code) in [
+        ("0%", 0, "0 B", 0),
+        ("38.5MiB", 5, "38.5 MiB", 0),
+        ("60%", 5, "38.4 MiB", 0),
+        ("95%", 6, "60.8 MiB", 1),
+    ] {
+        let (dry, _) = on_own(&[&DRY_RUN[..], &["--until-free", goal]].concat(), "json");
+        let (real, left) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "json");
+        for (run, outcome) in [(&dry, "would_remove"), (&real, "removed")] {
+            assert_eq!(run.code, code, "{goal} {}", run.stderr);
+            let (removed, spared) = (with_outcome(run, outcome), with_outcome(run, "spared"));
+            assert_eq!((removed.len(), spared.len()), (chosen, 6 - chosen), "{goal} {removed:?}");
+            assert_eq!(run.warnings().contains(&"goal_missed".into()), code == 1);
+        }
+        assert_eq!(with_outcome(&dry, "would_remove"), with_outcome(&real, "removed"));
+        assert_eq!(dry.json()["goal"], real.json()["goal"], "a prediction is what happens: {goal}");
+        assert_eq!(left.len(), 19 - chosen, "{left:?}");
+        let (table, _) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "table");
+        let so = if code == 0 { "reached" } else { "missed" };
+        assert!(table.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", table.stdout);
+        assert_eq!(table.stderr.contains("the goal of --until-free is missed by "), code == 1);
+    }
+}
+
+#[test]
+fn only_what_is_asked_for_is_removed() {
+    let host = Host::new();
+    let ubuntu = original("ubuntu-20.04");
+    let fedora = original("fedora-39");
+    let path = host.world.base(&fedora).display().to_string();
+    let kept = set(["swap_2048", &original("centos-7")]);
+    // Known, but not in the cache: an image of the inventory alone, a missing file.
+    host.world.file(
+        "more.json",
+        json!([{"uuid": "v", "image_ref": "of a volume", "host": "compute-9"}]).to_string(),
+    );
+    let more = ["--inventory", "more.json", "-v", "of a volume", GONE, &ubuntu[..8], &path];
+    let dry = host.judged(&[&DRY_RUN[..], &more].concat()).exits(0);
+    assert_eq!(with_outcome(&dry, "would_remove"), set([&ubuntu, &fedora]));
+    assert!(kept.is_subset(&with_outcome(&dry, "kept")));
+    let notes = dry.stderr.lines().filter(|it| it.contains("note: ") && it.contains("no file of it")).count();
+    assert_eq!(notes, 2, "{}", dry.stderr);
+    assert_eq!(dry.warnings().iter().filter(|it| *it == "not_in_cache").count(), 2);
+    host.judged(&[&DRY_RUN[..], &["never heard of"]].concat())
+        .refused(&["never heard of", "nova-imagecache scan"]);
+    let real = host.judged(&[&PRUNE[..], &[&id("ubuntu-20.04")]].concat()).exits(0);
+    assert_eq!(with_outcome(&real, "removed"), set([&ubuntu]));
+    assert_eq!(host.world.cache_names().len(), 18);
+}
+
+#[test]
+fn names_are_known_by_path_and_by_a_prefix_of_one_image() {
+    let host = Host::new();
+    let debian = original("debian-12");
+    let near = format!("{}{}", &debian[..12], "f".repeat(28));
+    let copy = host.world.resized(&id("debian-12"), 5 << 30, DAY);
+    let explained = |word: &str| {
+        let run = host.judged(&["explain", word]).exits(0);
+        list(&run.json()["files"]).iter().map(|it| text(&it["name"])).collect::<Vec<_>>()
+    };
+    for word in [&debian[..8], &id("debian-12"), &host.world.base(&debian[..9]).display().to_string()] {
+        assert_eq!(explained(word), [debian.as_str(), &copy], "{word}");
+    }
+    for word in [&debian, &host.world.base(&debian).display().to_string()] {
+        assert_eq!(explained(word), [debian.as_str()], "{word}");
+    }
+    host.judged(&["explain", &debian[..7]]).refused(&[&debian[..7]]);
+    host.world.cache_file(&near, DAY);
+    host.judged(&["explain", &debian[..8]]).refused(&[&debian[..8], "2 images", "more digits"]);
+    assert_eq!(explained(&near[..13]), [near.as_str()]);
+}
+
+#[test]
+fn directories_of_no_instance_are_told_with_what_they_take_and_keep() {
+    let host = Host::new();
+    let directory = "5e0f6b1d-2a6c-4d7b-9d5e-1b7c8a9f0e22";
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 5);
+    crate::common::set_mtime(&host.world.path(directory), time);
+    fs_err::create_dir(host.world.path("nothing_in_it")).unwrap();
+    let json = host.judged(&["explain"]).exits(0).json();
+    let bytes = |of: &str| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs_err::metadata(host.world.path(of).join("disk")).unwrap().blocks() * 512
+    };
+    let [first, second, third] = list(&json["unlisted_directories"]) else { panic!("{json:#}") };
+    assert_eq!(
+        *first,
+        json!({"name": directory, "disk_bytes": bytes(directory), "mtime": "2023-11-14T22:13:20.000000005Z",
+               "keeps": [original("orphans-image")]})
+    );
+    assert_eq!(second["name"], "9b1c5c9e-77b4-4a3e-a2a0-6f2c5d9a0c11_del");
+    assert_eq!(
+        (&third["name"], &third["disk_bytes"], &third["keeps"]),
+        (&json!("nothing_in_it"), &json!(0), &json!([]))
+    );
+}
+
+#[test]
+fn the_environment_stands_for_options_that_are_not_given() {
+    let host = Host::new();
+    host.world.file("nova.conf", "[DEFAULT]\nremove_unused_original_minimum_age_seconds = 7200\n");
+    let environment = [
+        ("NOVA_IMAGECACHE_INSTANCES_PATH", "instances"),
+        ("NOVA_IMAGECACHE_CONFIG_FILE", "nova.conf"),
+        ("NOVA_IMAGECACHE_INVENTORY", "inventory.json"),
+        ("NOVA_IMAGECACHE_LIBVIRT", "libvirt"),
+        ("NOVA_IMAGECACHE_IMAGES", "images.json"),
+        ("NOVA_IMAGECACHE_HOST", HOST),
+    ];
+    fs_err::create_dir(host.world.outside().join("libvirt")).unwrap();
+    let run = |without: &[&str], more: &[(&str, &str)], args: &[&str]| {
+        let mut command = host.world.command();
+        command.envs(environment.iter().filter(|it| !without.contains(&it.0)).chain(more).copied());
+        Run::of(command.args(args).args(["-f", "json"]))
+    };
+    let all = run(&[], &[], &["explain", "-v"]).exits(0);
+    let used: Vec<&str> = environment.iter().map(|it| it.0).collect();
+    let line = all.stderr.lines().find(|it| it.contains("from the environment: ")).unwrap();
+    assert!(used.iter().all(|it| line.contains(it)), "{line}");
+    let json = all.json();
+    assert_eq!(json["policy"]["host"], HOST);
+    assert_eq!(json["policy"]["original_minimum_age_seconds"], 7200);
+    assert_eq!(json["inventory"]["sources"], json!(["inventory.json", "libvirt"]));
+    assert_eq!(json["summary"]["not_downloadable"]["files"], 6);
+    // The option wins, an empty value counts as unset, and --disks-only ignores two.
+    let wins = run(&[], &[], &["explain", "-v", "--host", "compute-9", "--original-min-age", "1d"]);
+    assert_eq!((&wins.json()["policy"]["host"], wins.stderr.contains("_HOST")), (&json!("compute-9"), false));
+    let empty =
+        run(&[], &[("NOVA_IMAGECACHE_IMAGES", ""), ("NOVA_IMAGECACHE_LIBVIRT", "")], &["explain", "-v"])
+            .exits(0);
+    assert_eq!(empty.json()["inventory"]["sources"], json!(["inventory.json"]));
+    assert!(!empty.stderr.contains("_IMAGES") && !empty.stderr.contains("_LIBVIRT"), "{}", empty.stderr);
+    let disks_only = run(&[], &[], &["prune", "-n", "-v", "--disks-only"]).exits(0);
+    assert_eq!(disks_only.json()["inventory"], Value::Null);
+    assert!(!disks_only.stderr.contains("_INVENTORY"), "{}", disks_only.stderr);
+    run(&["NOVA_IMAGECACHE_INVENTORY", "NOVA_IMAGECACHE_LIBVIRT"], &[], &["prune"]).refused(&["--inventory"]);
+    assert_eq!(run(&[], &[], &["fname", &id("debian-12")]).exits(0).json()["files"][0]["exists"], true);
+    run(&["NOVA_IMAGECACHE_IMAGES"], &[("NOVA_IMAGECACHE_IMAGES", "nothing")], &["scan"])
+        .refused(&["--images", "nothing"]);
+}
+
+#[test]
+fn doubtful_input_is_warned_of() {
+    let host = Host::new();
+    let fname = host.run(&["fname", "debian-12", &id("debian-12")]).exits(0);
+    assert_eq!(fname.stdout, format!("{}\n{}\n", cache_file_name("debian-12"), original("debian-12")));
+    assert!(
+        fname.stderr.lines().count() == 1 && fname.stderr.contains("debian-12 is not a lower-case UUID"),
+        "{fname:?}"
+    );
+    let plan = host.judged(&[&DRY_RUN[..], &["--as-of", "+7d"]].concat()).exits(0).stdout;
+    host.world.file("plan.json", plan);
+    let ages = ["--original-min-age", "599", "--resized-min-age", "10m"];
+    let run = host.judged(&[&DRY_RUN[..], &["--plan", "plan.json"], &ages].concat()).exits(0);
+    let warnings = run.json()["warnings"].clone();
+    let texts = |code: &str| {
+        list(&warnings).iter().filter(|it| it["code"] == code).map(|it| text(&it["text"])).collect::<Vec<_>>()
+    };
+    let [short] = &texts("short_minimum_age")[..] else { panic!("{warnings:#}") };
+    assert!(
+        short.starts_with("--original-min-age is 9m 59s: ") && short.ends_with("set 10m or more"),
+        "{short}"
+    );
+    let [differs] = &texts("plan_differs")[..] else { panic!("{warnings:#}") };
+    for word in [
+        "--original-min-age was 86400 and is 599",
+        "--resized-min-age was 3600 and is 600",
+        "judged as of 20",
+    ] {
+        assert!(differs.contains(word), "{differs}");
+    }
+}
+
+#[test]
+fn errors_name_the_option_and_what_to_do() {
+    let host = Host::new();
+    host.world.file("network.xml", "<network/>");
+    for (args, words) in [
+        ("explain --libvirt gone", "--libvirt gone|No such file|/etc/libvirt/qemu"),
+        ("explain --libvirt images.json", "--libvirt images.json|is JSON: give it to --inventory"),
+        ("explain --libvirt network.xml", "--libvirt network.xml|is no domain XML|virsh dumpxml"),
+        (
+            "explain --inventory images.json",
+            "--inventory images.json|is a list of images: give it to --images",
+        ),
+        ("scan --images gone", "--images|gone|No such file|name a file"),
+        (
+            "scan --images inventory.json",
+            "--images inventory.json|is a list of servers: give it to --inventory",
+        ),
+        ("scan --images network.xml", "--images network.xml|is XML"),
+        ("scan --config-file gone", "--config-file|gone|No such file|name a file"),
+        ("scan --images instances", "--images|instances|directory"),
+        ("prune --disks-only --plan gone", "cannot read the plan|gone|prune --dry-run --format json"),
+        ("scan -p /no/such/path", "/no/such/path: not found|is mounted|--instances-path"),
+        // The default: nova's package makes it.
+        ("scan", "/var/lib/nova/instances: not found|is mounted|--instances-path"),
+    ] {
+        if args != "scan" || !Path::new("/var/lib/nova/instances").exists() {
+            let path = if args.starts_with("scan -p") || args == "scan" { "" } else { "-p instances" };
+            let args = args.split_whitespace().chain(path.split_whitespace());
+            Run::of(host.world.command().args(args)).refused(&words.split('|').collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_filesystem_that_cannot_be_written_is_named_as_the_cause() {
+    let host = Host::new();
+    let prune = [&PRUNE[..], &JUDGED].concat();
+    let full = "rm -r locks; while touch full-$((i = i + 1)) 2> /dev/null; do :; done";
+    for (before, words) in [
+        ("rm -r locks && mount -o remount,ro .", ["read-only", "mount it for writing"]),
+        ("mount -o remount,ro .", ["read-only", "mount it for writing"]),
+        (full, ["No space left", "the filesystem is full"]),
+    ] {
+        let (run, left) = host.run_on_own_filesystem(before, &prune);
+        assert_eq!((run.code, left.len(), run.stdout.as_str()), (2, 19, ""), "{before}: {run:?}");
+        assert!(words.iter().all(|it| run.stderr.contains(it)), "{before}: {}", run.stderr);
+        assert!(!run.stderr.contains("root"), "{before}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn one_corrupt_disk_stops_a_clean_up_and_the_message_says_which_and_what_to_do() {
+    let host = Host::new();
+    let disk = host.corrupt_disk().display().to_string();
+    let run = host.judged(&PRUNE).exits(1);
+    assert_eq!((run.json()["complete"].clone(), host.world.cache_names().len()), (json!(false), 19));
+    assert_eq!(run.with_verdict("removable"), [""; 0]);
+    let line = run.stderr.lines().find(|it| it.contains("incomplete")).unwrap();
+    for word in
+        ["nothing is removable", &disk, "truncated", "repair it", "remove it and its directory", "disk.info"]
+    {
+        assert!(line.contains(word), "no {word}: {line}");
+    }
+    assert_eq!(
+        run.json()["unreadable"],
+        json!([{"path": disk, "error": "qcow2 header: truncated", "blocks": true}])
+    );
+    // What the message says helps.
+    fs_err::write(host.world.path(BROKEN).join("disk.info"), json!({&disk: "raw"}).to_string()).unwrap();
+    let repaired = host.judged(&PRUNE).exits(0);
+    assert_eq!(
+        (repaired.json()["complete"].clone(), with_outcome(&repaired, "removed").len()),
+        (json!(true), 6)
+    );
+    assert_eq!(repaired.json()["unreadable"][0]["blocks"], false);
+}

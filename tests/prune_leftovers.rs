@@ -1,0 +1,163 @@
+//! What a killed prune had set aside is put back by the next one, before anything else; and signals that end a prune in
+//! order, so that nothing is left.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::common::prune::{
+    InUse, Running, Stopped, aside, error, hold_lock, names, plain_file, prune_command, three_files,
+    wait_until, with_outcome,
+};
+use crate::common::{DAY, Run, Snapshot, set_age};
+
+const NO_ARGS: [&str; 0] = [];
+
+/// Three files that a killed prune left set aside, with another one that is too young.
+fn left() -> (InUse, [String; 3]) {
+    let it = InUse::new();
+    let files = three_files(&it);
+    it.aside(&files[2], NO_ARGS).kill();
+    assert!(files.iter().all(|name| aside(&it.world, name).exists() && !it.world.base(name).exists()));
+    (it, files)
+}
+
+#[test]
+fn what_a_killed_prune_left_is_told_and_the_next_one_puts_it_back_and_finishes() {
+    let (it, files) = left();
+    for run in [it.world.scan(), it.world.explain(NO_ARGS), it.world.dry_run(NO_ARGS)] {
+        let run = run.exits(0);
+        assert!(run.warnings().contains(&"set_aside_found".to_owned()), "{run:#?}");
+        assert!(run.stderr.contains("3 files set aside: run prune again"), "{run:#?}");
+        let aside = aside(&it.world, &files[0]).file_name().unwrap().to_str().unwrap().to_owned();
+        assert_eq!(run.file(&aside)["kind"], "set_aside");
+    }
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!((with_outcome(&run, "removed"), run.stderr.as_str()), (files.into(), ""));
+    assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+}
+
+/// Whatever the guards say then, and whatever has become of the lock files.
+#[test]
+fn a_prune_that_is_refused_puts_it_back_all_the_same() {
+    for with_locks in [true, false] {
+        let (it, files) = left();
+        let inode = fs_err::metadata(aside(&it.world, &files[1])).unwrap().ino();
+        if !with_locks {
+            fs_err::remove_dir_all(it.world.path("locks")).unwrap();
+        }
+        it.world.inventory(&json!([]));
+        it.world.prune(NO_ARGS).refused(&["no instance in the inventory uses"]);
+        assert_eq!(names(&it.world.path("_base")), files.iter().cloned().chain([it.used.clone()]).collect());
+        assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
+    }
+}
+
+#[test]
+fn it_is_put_back_under_novas_lock_and_what_is_in_use_again_stays() {
+    let (it, files) = left();
+    let lock = hold_lock(&it.world, &files[1]);
+    it.world.instance_disk("2b9e", &files[0]);
+    let start = Instant::now();
+    let run = it.world.prune(["--lock-wait", "300ms"]).exits(0);
+    assert!(start.elapsed().as_millis() >= 300);
+    assert_eq!((run.verdict(&files[0]).as_str(), run.outcome(&files[2]).as_str()), ("in_use", "removed"));
+    assert!(run.warnings().contains(&"set_aside_left".to_owned()), "{run:#?}");
+    for words in ["stays set aside", "is locked", &aside(&it.world, &files[1]).display().to_string()] {
+        assert!(run.stderr.contains(words), "{run:#?}");
+    }
+    assert!(aside(&it.world, &files[1]).exists());
+    drop(lock);
+    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&files[1]), "removed");
+}
+
+/// What it does with one that somebody has open is told in `prune_second_look`.
+#[test]
+fn where_a_new_file_has_the_name_what_was_aside_is_dropped() {
+    let (it, files) = left();
+    let inode = fs_err::metadata(plain_file(&it.world, &files[1], DAY / 2)).unwrap().ino();
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!((run.verdict(&files[1]).as_str(), run.stderr.as_str()), ("too_young", ""));
+    assert_eq!(names(&it.world.path("_base")), [it.used.clone(), files[1].clone()].into());
+    assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
+}
+
+// Signals
+
+const SIGNALS: [(Signal, &str); 3] =
+    [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT"), (Signal::SIGHUP, "SIGHUP")];
+
+/// A prune of two files, the second in a later batch, in its wait.
+fn waiting(it: &InUse, nohup: bool) -> (Stopped, [String; 3]) {
+    let files = three_files(it);
+    let prune = prune_command(&it.world, ["-v"]);
+    // Two descriptors a file, and the spare ones.
+    let limit = format!("ulimit -n 259; exec {}\"$0\" \"$@\"", if nohup { "nohup " } else { "" });
+    let mut command = Command::new("sh");
+    command.args(["-c", &limit]).arg(prune.get_program()).args(prune.get_args());
+    (it.world.aside(&mut command, &files[0]), files)
+}
+
+#[test]
+fn a_signal_puts_back_what_is_set_aside_and_prints_the_report() {
+    for (signal, name) in SIGNALS {
+        let it = InUse::new();
+        let before = Snapshot::of(&it.world.base(&it.used));
+        let (stopped, files) = waiting(&it, false);
+        let inode = fs_err::metadata(aside(&it.world, &files[0])).unwrap().ino();
+        stopped.signal(signal);
+        let start = Instant::now();
+        let run: Run = stopped.finish().exits(1);
+        println!("{name}: ended after {:?}", start.elapsed());
+        assert_eq!(with_outcome(&run, "not_reached"), files.clone().into(), "{run:#?}");
+        assert!(run.warnings().contains(&"interrupted".to_owned()));
+        assert!(run.stderr.contains(&format!("interrupted by {name}")), "{run:#?}");
+        assert!(error(&run, &files[0]).contains(name), "{run:#?}");
+        assert_eq!(fs_err::metadata(it.world.base(&files[0])).unwrap().ino(), inode);
+        assert_eq!(names(&it.world.path("_base")), files.iter().cloned().chain([it.used.clone()]).collect());
+        // The second batch is not begun.
+        assert!(!crate::common::prune::lock_file(&it.world, &files[2]).exists());
+        assert_eq!(before.0.len(), 1);
+        assert_eq!(with_outcome(&it.world.prune(NO_ARGS).exits(0), "removed"), files.into());
+    }
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_locks() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let _lock = hold_lock(&it.world, &files[1]);
+    let prune = it.judged_by(["--lock-wait", "60s"]);
+    wait_until("prune waits", || crate::common::prune::lock_file(&it.world, &files[2]).exists());
+    prune.signal(Signal::SIGTERM);
+    let run = prune.finish().exits(1);
+    assert_eq!(with_outcome(&run, "not_reached"), files.into(), "{run:#?}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_the_next_prune_puts_back() {
+    let it = InUse::new();
+    let (stopped, files) = waiting(&it, false);
+    // Both are pending when it goes on; whichever comes first, the other ends it.
+    stopped.signal(Signal::SIGTERM);
+    stopped.signal(Signal::SIGINT);
+    let signal = stopped.go_on().end().signal();
+    assert!([Some(2), Some(15)].contains(&signal), "{signal:?}");
+    assert!(aside(&it.world, &files[0]).exists());
+    assert_eq!(with_outcome(&it.world.prune(NO_ARGS).exits(0), "removed"), files.into());
+}
+
+#[test]
+fn under_nohup_a_hangup_is_ignored() {
+    let it = InUse::new();
+    let (stopped, files) = waiting(&it, true);
+    stopped.signal(Signal::SIGHUP);
+    assert_eq!(with_outcome(&stopped.finish().exits(0), "removed"), files.into());
+    // Only a real prune handles signals.
+    set_age(&it.world.base(&it.used), DAY);
+    drop(Running::start(&mut prune_command(&it.world, ["--dry-run"])));
+}

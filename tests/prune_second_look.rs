@@ -1,0 +1,395 @@
+//! What happens between the first look and the unlink, and keeps the file: while prune waits for locks, and while files
+//! are set aside.
+
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::common::prune::{InUse, aside, error, names, plain_file, three_files, wait_until, with_outcome};
+use crate::common::{DAY, HOST, Run, Snapshot, mtime, overlay, set_mtime, tool};
+use nix::sys::stat::Mode;
+use serde_json::json;
+
+const NO_ARGS: [&str; 0] = [];
+
+/// The directory of an instance that is known, whose disk names the used image.
+const KNOWN: &str = "instance-00000001";
+
+// The file itself
+
+type Act = fn(&Path);
+
+fn replace(path: &Path) {
+    let (content, time) = (fs_err::read(path).unwrap(), mtime(path));
+    let other = path.with_extension("new");
+    fs_err::write(&other, content).unwrap();
+    set_mtime(&other, time);
+    fs_err::rename(other, path).unwrap();
+}
+
+const CHANGES: [(&str, Act); 6] = [
+    ("another of the same size and mtime", replace),
+    ("longer, with the same mtime", |path| {
+        let time = mtime(path);
+        fs_err::OpenOptions::new().append(true).open(path).unwrap().set_len(1 << 20).unwrap();
+        set_mtime(path, time);
+    }),
+    ("touched, as nova does", |path| set_mtime(path, SystemTime::now())),
+    ("touched back by a nanosecond", |path| set_mtime(path, mtime(path) - Duration::from_nanos(1))),
+    ("a FIFO", |path| {
+        fs_err::remove_file(path).unwrap();
+        nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
+    }),
+    ("a link to another", |path| {
+        let other = path.with_file_name("other");
+        fs_err::rename(path, &other).unwrap();
+        symlink(&other, path).unwrap();
+    }),
+];
+
+/// Checks that a changed file is there by its name, and that the others went.
+#[track_caller]
+fn only_this_is_kept(it: &InUse, run: Run, name: &str, inode: u64, what: &str) {
+    assert_eq!(run.code, 0, "{what}: {run:#?}");
+    assert_eq!(run.outcome(name), "changed", "{what}: {run:#?}");
+    assert!(error(&run, name).contains(&it.world.base(name).display().to_string()), "{what}: {run:#?}");
+    assert_eq!(fs_err::symlink_metadata(it.world.base(name)).ok().map(|it| it.ino()), Some(inode), "{what}");
+    assert_eq!(with_outcome(&run, "removed").len(), 2, "{what}: {run:#?}");
+    assert!(!aside(&it.world, name).exists(), "{what}");
+}
+
+#[test]
+fn a_file_that_changes_before_or_after_it_is_set_aside_stays_and_the_others_go() {
+    for (what, act) in CHANGES {
+        for before in [true, false] {
+            let it = InUse::new();
+            let files = three_files(&it);
+            let path = if before { it.world.base(&files[1]) } else { aside(&it.world, &files[1]) };
+            let mut inode = 0;
+            let act = || {
+                act(&path);
+                inode = fs_err::symlink_metadata(&path).unwrap().ino();
+            };
+            let run = if before {
+                it.while_locked(&files[1], &[], act)
+            } else {
+                it.while_aside(&files[2], &[], act)
+            };
+            only_this_is_kept(&it, run, &files[1], inode, what);
+        }
+    }
+}
+
+/// nova's precaching fetches without its lock.
+#[test]
+fn a_new_file_of_the_name_stays_and_the_old_one_is_dropped_unless_a_process_has_it_open() {
+    for is_open in [false, true] {
+        let it = InUse::new();
+        let files = three_files(&it);
+        let mut inode = 0;
+        let mut process = None;
+        let run = it.while_aside(&files[2], &[], || {
+            // As old as can be: its age must not matter.
+            let new = plain_file(&it.world, &files[1], 40 * DAY);
+            inode = fs_err::metadata(new).unwrap().ino();
+            process = is_open.then(|| {
+                let file = fs_err::File::open(aside(&it.world, &files[1])).unwrap().into_parts().0;
+                crate::common::prune::Running::start_with(Command::new("sleep").arg("60"), file)
+            });
+        });
+        assert_eq!(run.outcome(&files[1]), "changed", "{run:#?}");
+        assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
+        assert_eq!(aside(&it.world, &files[1]).exists(), is_open);
+        assert_eq!(with_outcome(&run, "removed").len(), 2, "{run:#?}");
+        // The next one: first while the file is open.
+        if is_open {
+            assert!(error(&run, &files[1]).contains("(sleep)"), "{run:#?}");
+            let run = it.world.prune(NO_ARGS).exits(1);
+            assert!(run.stderr.contains("stays set aside") && run.stderr.contains("(sleep)"), "{run:#?}");
+            assert!(run.warnings().contains(&"set_aside_left".to_owned()));
+            assert_eq!((run.outcome(&files[1]).as_str(), run.exits(1).code), ("failed", 1));
+        }
+        drop(process);
+        assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&files[1]), "removed");
+        assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+    }
+}
+
+#[test]
+fn a_file_that_somebody_removed_first_is_no_failure_of_ours() {
+    for before in [true, false] {
+        let it = InUse::new();
+        let files = three_files(&it);
+        let run = if before {
+            it.while_locked(&files[1], &[], || fs_err::remove_file(it.world.base(&files[1])).unwrap())
+        } else {
+            it.while_aside(&files[2], &[], || fs_err::remove_file(aside(&it.world, &files[1])).unwrap())
+        };
+        assert_eq!(run.exits(0).outcome(&files[1]), "changed");
+        assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+    }
+}
+
+/// Blocks are given late by some filesystems, and taken back: the file is the same.
+#[test]
+fn a_file_that_only_takes_more_room_on_the_disk_is_still_the_one_that_was_judged() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let path = aside(&it.world, &files[1]);
+    let run = it.while_aside(&files[2], &[], || {
+        let (time, blocks) = (mtime(&path), fs_err::metadata(&path).unwrap().blocks());
+        let mut fallocate = Command::new(tool("fallocate", "util-linux"));
+        fallocate.args(["--keep-size", "--length", "1MiB"]).arg(&path);
+        assert!(fallocate.status().unwrap().success());
+        set_mtime(&path, time);
+        assert!(fs_err::metadata(&path).unwrap().blocks() > blocks);
+    });
+    assert_eq!(with_outcome(&run.exits(0), "removed"), files.into());
+}
+
+/// As after a filesystem was mounted over it: what is there now is not touched, and what was set aside is put back.
+#[test]
+fn nothing_goes_from_a_directory_that_took_the_place_of_the_cache() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let (cache, moved) = (it.world.path("_base"), it.world.outside().join("moved"));
+    let run = it.while_aside(&files[2], &[], || {
+        fs_err::rename(&cache, &moved).unwrap();
+        fs_err::create_dir(&cache).unwrap();
+        files.iter().for_each(|name| drop(plain_file(&it.world, name, 3 * DAY)));
+    });
+    assert!(with_outcome(&run, "removed").is_empty(), "{run:#?}");
+    assert_eq!(names(&cache), files.clone().into());
+    assert_eq!(names(&moved), files.into_iter().chain([it.used.clone()]).collect());
+}
+
+// What names the file
+
+#[test]
+fn a_file_that_a_disk_has_come_to_name_stays_and_the_others_go() {
+    type Act = fn(&InUse, &Path);
+    let acts: [(&str, &str, Act); 8] = [
+        ("in a new directory", "2b9e/disk", |it, base| overlay(&it.world.path("2b9e/disk"), base)),
+        ("in a known directory", "disk.eph0", |it, base| {
+            overlay(&it.world.path(KNOWN).join("disk.eph0"), base);
+        }),
+        // No directory changes, and no mtime of one.
+        ("by a rebase in place", KNOWN, |it, base| {
+            let disk = it.world.path(KNOWN).join("disk");
+            let args: [&std::ffi::OsStr; 9] = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b"]
+                .map(AsRef::as_ref)
+                .into_iter()
+                .chain([base.as_os_str(), disk.as_os_str()])
+                .collect::<Vec<_>>()
+                .try_into()
+                .unwrap();
+            crate::common::qemu_img(args);
+        }),
+        ("directly in the instances path", "loose", |it, base| overlay(&it.world.path("loose"), base)),
+        ("in a new snapshot", "snapshots/tmp1/x", |it, base| {
+            overlay(&it.world.path("snapshots/tmp1/x"), base)
+        }),
+        ("in a directory that took the place and mtime of another", KNOWN, |it, base| {
+            let (known, outside) = (it.world.path(KNOWN), it.world.outside().join("other"));
+            overlay(&outside.join("disk"), base);
+            set_mtime(&outside, mtime(&known));
+            fs_err::rename(&known, it.world.outside().join("was-known")).unwrap();
+            fs_err::rename(&outside, &known).unwrap();
+        }),
+        ("by a chain through a file elsewhere", "3c8f/disk", |it, base| {
+            let link = it.world.outside().join("link.qcow2");
+            overlay(&link, base);
+            overlay(&it.world.path("3c8f/disk"), link);
+        }),
+        ("by a link in the cache", "3c8f/disk", |it, _| {
+            overlay(&it.world.path("3c8f/disk"), it.world.base("e".repeat(40)));
+        }),
+    ];
+    for (what, path, act) in acts {
+        let it = InUse::new();
+        let files = three_files(&it);
+        // Not asked for, so it stays.
+        symlink(it.world.base(&files[1]), it.world.base("e".repeat(40))).unwrap();
+        let inode = fs_err::metadata(it.world.base(&files[1])).unwrap().ino();
+        let base = it.world.base(&files[1]);
+        let args = files.each_ref().map(String::as_str);
+        let run = it.while_aside(&files[2], &args, || act(&it, &base)).exits(0);
+        assert_eq!(run.outcome(&files[1]), "changed", "{what}: {run:#?}");
+        let error = error(&run, &files[1]);
+        // The link leads nowhere, so that everything is put back.
+        let all_stay = what.contains("in the cache");
+        let word = if all_stay { "leads nowhere" } else { path };
+        assert!(error.contains(word) && error.contains(&base.display().to_string()), "{what}: {error}");
+        assert_eq!(fs_err::metadata(&base).unwrap().ino(), inode, "{what}");
+        assert_eq!(with_outcome(&run, "removed").len(), if all_stay { 0 } else { 2 }, "{what}: {run:#?}");
+    }
+}
+
+#[test]
+fn with_ignore_unlisted_a_directory_that_is_renamed_to_a_listed_one_keeps_its_files() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let uuid = "1c5a8d9e-8f1f-4f0a-bc6e-2f0dbe7e64c5";
+    // By relative names, which are followed, and lead nowhere while the file is set aside: that must not matter.
+    for (directory, name) in [("not-listed", &files[1]), ("stays-unlisted", &files[0])] {
+        overlay(&it.world.path(directory).join("disk"), Path::new("../_base").join(name));
+    }
+    it.world.inventory(&json!([
+        {"name": KNOWN, "host": HOST, "image_ref": "image-used"},
+        {"uuid": uuid, "host": HOST},
+    ]));
+    let run = it.while_aside(&files[2], &["--ignore-unlisted"], || {
+        fs_err::rename(it.world.path("not-listed"), it.world.path(uuid)).unwrap();
+    });
+    let run = run.exits(0);
+    assert_eq!(run.outcome(&files[1]), "changed", "{run:#?}");
+    assert_eq!(with_outcome(&run, "removed").len(), 2, "{run:#?}");
+}
+
+#[test]
+fn where_the_evidence_becomes_incomplete_everything_is_put_back_and_the_prune_ends() {
+    type Act = fn(&InUse);
+    let acts: [(&str, &str, Act); 4] = [
+        ("a disk that cannot be understood", "4d7a/disk", |it| {
+            fs_err::create_dir(it.world.path("4d7a")).unwrap();
+            fs_err::write(it.world.path("4d7a/disk"), b"QFI\xfb\x00\x00\x00\x03 broken off").unwrap();
+        }),
+        ("a directory that cannot be followed", "5e6b", |it| {
+            symlink(it.world.outside().join("absent"), it.world.path("5e6b")).unwrap();
+        }),
+        ("the cache has gone", "vanished", |it| {
+            fs_err::rename(it.world.path("_base"), it.world.outside().join("moved")).unwrap();
+            fs_err::write(it.world.path("_base"), "").unwrap();
+        }),
+        // As where a filesystem is not mounted any more.
+        ("not one instance has a directory", "refused", |it| {
+            fs_err::remove_dir_all(it.world.path(KNOWN)).unwrap();
+        }),
+    ];
+    for (what, word, act) in acts {
+        let it = InUse::new();
+        let files = three_files(&it);
+        let before = Snapshot::of(&it.world.base(&files[1]));
+        let run = it.while_aside(&files[2], &["--until-free", "100%"], || act(&it)).exits(1);
+        assert_eq!(with_outcome(&run, "changed"), files.clone().into(), "{what}: {run:#?}");
+        assert_eq!(run.json()["complete"], false, "{what}");
+        if word != "vanished" {
+            assert!(error(&run, &files[1]).contains(word), "{what}: {run:#?}");
+            before.assert_same(&Snapshot::of(&it.world.base(&files[1])));
+        } else {
+            fs_err::remove_file(it.world.path("_base")).unwrap();
+            assert!(files.iter().all(|it_| it.world.outside().join("moved").join(it_).exists()), "{run:#?}");
+        }
+        assert!(run.warnings().contains(&"evidence_incomplete".to_owned()), "{what}: {run:#?}");
+    }
+}
+
+#[test]
+fn where_a_name_in_use_leads_nowhere_any_more_everything_is_put_back() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    // What is missing in the instances path hides nothing, but it may have been moved on the way.
+    let between = it.world.path("between");
+    overlay(&between, it.world.base(&it.used));
+    overlay(&it.world.path("2b9e/disk"), &between);
+    let run = it.while_aside(&files[2], &[], || fs_err::remove_file(&between).unwrap()).exits(0);
+    assert_eq!(with_outcome(&run, "changed"), files.clone().into(), "{run:#?}");
+    assert!(error(&run, &files[0]).contains("between is in use, and it leads nowhere any more"), "{run:#?}");
+    assert!(files.iter().all(|name| it.world.base(name).exists()));
+}
+
+#[test]
+fn what_changes_elsewhere_keeps_nothing() {
+    type Act = fn(&InUse);
+    let acts: [(&str, Act); 3] = [
+        ("a rename for a resize", |it| {
+            fs_err::rename(it.world.path(KNOWN), it.world.path(format!("{KNOWN}_resize"))).unwrap();
+        }),
+        ("a new instance of another image", |it| {
+            overlay(&it.world.path("2b9e/disk"), it.world.base(&it.used));
+        }),
+        ("an instance that goes", |it| fs_err::remove_dir_all(it.world.path("2b9f")).unwrap()),
+    ];
+    for (what, act) in acts {
+        let it = InUse::new();
+        let files = three_files(&it);
+        overlay(&it.world.path("2b9f/disk"), it.world.base(&it.used));
+        let run = it.while_aside(&files[2], &[], || act(&it)).exits(0);
+        assert_eq!(with_outcome(&run, "removed"), files.into(), "{what}: {run:#?}");
+    }
+}
+
+// Links, and what follows a file
+
+#[test]
+fn a_link_in_the_cache_and_its_target_go_in_one_run_or_stay_together() {
+    for is_named in [false, true] {
+        let it = InUse::new();
+        let [target, link] = ["0", "1"].map(|digit| digit.repeat(40));
+        plain_file(&it.world, &target, 2 * DAY);
+        symlink(it.world.base(&target), it.world.base(&link)).unwrap();
+        let run = it.while_aside(&link, &[], || {
+            if is_named {
+                overlay(&it.world.path("2b9e/disk"), it.world.base(&link));
+            }
+        });
+        let expected = if is_named { "changed" } else { "removed" };
+        assert_eq!(with_outcome(&run.exits(0), expected), [target, link].into());
+    }
+}
+
+#[test]
+fn an_info_file_follows_its_file_in_every_outcome() {
+    let outcomes = ["removed", "changed", "open", "locked", "failed", "not_reached"];
+    for outcome in outcomes {
+        let it = InUse::new();
+        let name = "1".repeat(40);
+        let info = format!("{name}.info");
+        let path = plain_file(&it.world, &name, 2 * DAY);
+        plain_file(&it.world, &info, 2 * DAY);
+        let _lock = (outcome == "locked").then(|| crate::common::prune::hold_lock(&it.world, &name));
+        let _open = (outcome == "open").then(|| fs_err::File::open(&path).unwrap());
+        if outcome == "failed" {
+            fs_err::create_dir(crate::common::prune::lock_file(&it.world, &name)).unwrap();
+        }
+        let run = if matches!(outcome, "locked" | "failed") {
+            it.world.prune(["--lock-wait", "0"])
+        } else {
+            let stopped = it.aside(&info, NO_ARGS);
+            match outcome {
+                "changed" => overlay(&it.world.path("2b9e/disk"), &path),
+                "not_reached" => stopped.signal(nix::sys::signal::Signal::SIGTERM),
+                _ => {}
+            }
+            stopped.finish()
+        };
+        assert_eq!(with_outcome(&run, outcome), [name, info].into(), "{run:#?}");
+        let is_there = outcome != "removed";
+        assert_eq!(names(&it.world.path("_base")).len(), 1 + 2 * usize::from(is_there), "{outcome}");
+    }
+}
+
+/// Files and their `.info` files fall into different batches, and each keeps with its own.
+#[test]
+fn a_low_limit_of_open_files_makes_several_batches() {
+    const FILES: usize = 201;
+    let it = InUse::new();
+    for n in 0..FILES {
+        plain_file(&it.world, &format!("{n:040x}"), 2 * DAY);
+        plain_file(&it.world, &format!("{n:040x}.info"), 2 * DAY);
+    }
+    let open: Vec<String> = (0..FILES).step_by(5).map(|n| format!("{n:040x}")).collect();
+    let _open: Vec<_> = open.iter().map(|it_| fs_err::File::open(it.world.base(it_)).unwrap()).collect();
+    let command = crate::common::prune::prune_command(&it.world, ["-v", "--settle", "0"]);
+    let mut limited = Command::new(tool("prlimit", "util-linux"));
+    limited.arg("--nofile=299").arg(command.get_program()).args(command.get_args());
+    let run = crate::common::prune::finish(&mut limited).exits(0);
+    let looks = run.stderr.matches("until two listings").count();
+    println!("{} files in {} batches", 2 * FILES, looks - 1);
+    assert!(looks > 15, "{}", run.stderr);
+    let infos = open.iter().map(|it| format!("{it}.info"));
+    assert_eq!(with_outcome(&run, "open"), open.iter().cloned().chain(infos).collect());
+    assert_eq!(with_outcome(&run, "removed").len(), 2 * (FILES - open.len()));
+    wait_until("nothing is left set aside", || names(&it.world.path("_base")).len() == 2 * open.len() + 1);
+}
