@@ -2,8 +2,10 @@
 //!
 //! nova renames `<uuid>` to `<uuid>_resize` and back at any time, and a listing that is under way during a rename may show
 //! neither name. So the instances path is listed before and after the directories are read. Where the two differ, in names
-//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Nothing here
-//! depends on the mtime of a directory or on a clock.
+//! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Two listings
+//! can miss the same directory, where it is renamed during each: so they are also made again where the times of the
+//! instances path have changed meanwhile. That these are as they were proves nothing, for some filesystems keep whole
+//! seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -83,6 +85,7 @@ impl Walker<'_> {
         };
         let root = retried(|| open(path, DIRECTORY, Mode::empty())).map_err(|it| cannot_list(it.into()))?;
         let mut known: HashMap<Entry, Read> = HashMap::new();
+        let mut times = times_of(root.as_fd());
         let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
         for rounds in 1..=MOST_ROUNDS {
             known.retain(|entry, _| {
@@ -99,11 +102,12 @@ impl Walker<'_> {
                     read => drop(known.insert(entry.clone(), read)),
                 }
             }
+            let before_later = times_of(root.as_fd());
             let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            if !has_vanished && later == listing {
+            if !has_vanished && later == listing && times_of(root.as_fd()) == times {
                 return Ok(Walk { directories: self.directories(known), never_settled: None, rounds });
             }
-            listing = later;
+            (listing, times) = (later, before_later);
         }
         let never_settled =
             Some(format!("directories kept changing while they were read {MOST_ROUNDS} times"));
@@ -244,6 +248,12 @@ fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: &Path, cache_
         disk.is_raw = disk::is_raw_by_disk_info(at, path);
     }
     Read::Disk(disk)
+}
+
+/// When an entry of a directory was last made, removed or renamed.
+fn times_of(directory: BorrowedFd<'_>) -> Option<[i64; 4]> {
+    let stat = fstat(directory).ok()?;
+    Some([stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec])
 }
 
 /// Calls `with` for each entry of a directory but `.` and `..`.
