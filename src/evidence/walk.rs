@@ -4,8 +4,8 @@
 //! neither name. So the instances path is listed before and after the directories are read. Where the two differ, in names
 //! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Two listings
 //! can miss the same directory, where it is renamed during each: so they are also made again where the times of the
-//! instances path have changed meanwhile. That these are as they were proves nothing, for some filesystems keep whole
-//! seconds.
+//! instances path have changed meanwhile. Filesystems keep these in ticks, some of a whole second, and a change shows in
+//! the next tick at the latest: so the last listing starts a tick after the times were taken.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -13,6 +13,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::dir::{Dir, Type};
@@ -23,6 +24,7 @@ use super::open::{cause, has_vanished, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, disk};
 use crate::errors::advice;
+use crate::filesystem::is_network;
 use crate::layout::{LOCKS, Layout};
 use crate::time::Timestamp;
 
@@ -31,6 +33,13 @@ pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFl
 
 /// How often the directories are read before the evidence counts as incomplete.
 const MOST_ROUNDS: usize = 32;
+
+/// How often a tick of a filesystem's clock is waited for before the evidence counts as incomplete.
+const MOST_WAITS: usize = 8;
+
+/// The ticks of the times that filesystems keep: those of the kernel, and a whole second on small ext3 inodes and by SFTP.
+const TICK: Duration = Duration::from_millis(10);
+const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
 /// The one directory whose directories are read, too (nova's `snapshots_directory`).
 const SNAPSHOTS: &str = "snapshots";
@@ -85,7 +94,8 @@ impl Walker<'_> {
         };
         let root = retried(|| open(path, DIRECTORY, Mode::empty())).map_err(|it| cannot_list(it.into()))?;
         let mut known: HashMap<Entry, Read> = HashMap::new();
-        let mut times = times_of(root.as_fd());
+        let mut times = Times::of(root.as_fd());
+        let mut waits = 0;
         let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
         for rounds in 1..=MOST_ROUNDS {
             known.retain(|entry, _| {
@@ -102,16 +112,27 @@ impl Walker<'_> {
                     read => drop(known.insert(entry.clone(), read)),
                 }
             }
-            let before_later = times_of(root.as_fd());
+            if !has_vanished && Times::of(root.as_fd()).are(&times) {
+                let pause = times.until_they_tick(path);
+                waits += usize::from(!pause.is_zero());
+                if waits > MOST_WAITS {
+                    return Ok(self.never_settled(known, rounds));
+                }
+                std::thread::sleep(pause);
+            }
+            let before_later = Times::of(root.as_fd());
             let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            if !has_vanished && later == listing && times_of(root.as_fd()) == times {
+            if !has_vanished && later == listing && Times::of(root.as_fd()).are(&times) {
                 return Ok(Walk { directories: self.directories(known), never_settled: None, rounds });
             }
             (listing, times) = (later, before_later);
         }
-        let never_settled =
-            Some(format!("directories kept changing while they were read {MOST_ROUNDS} times"));
-        Ok(Walk { directories: self.directories(known), never_settled, rounds: MOST_ROUNDS })
+        Ok(self.never_settled(known, MOST_ROUNDS))
+    }
+
+    fn never_settled(&self, known: HashMap<Entry, Read>, rounds: usize) -> Walk {
+        let never_settled = format!("directories kept changing while they were read {rounds} times");
+        Walk { directories: self.directories(known), never_settled: Some(never_settled), rounds }
     }
 
     /// Everything in the instances path and in `snapshots`, sorted.
@@ -250,10 +271,36 @@ fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: &Path, cache_
     Read::Disk(disk)
 }
 
-/// When an entry of a directory was last made, removed or renamed.
-fn times_of(directory: BorrowedFd<'_>) -> Option<[i64; 4]> {
-    let stat = fstat(directory).ok()?;
-    Some([stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec])
+/// When an entry of a directory was last made, removed or renamed, and when that was asked.
+struct Times {
+    of: Option<[(i64, i64); 2]>,
+    asked: Instant,
+}
+
+impl Times {
+    fn of(directory: BorrowedFd<'_>) -> Self {
+        let stat = fstat(directory).ok();
+        let of = stat.map(|it| [(it.st_mtime, it.st_mtime_nsec), (it.st_ctime, it.st_ctime_nsec)]);
+        Self { of, asked: Instant::now() }
+    }
+
+    fn are(&self, others: &Self) -> bool {
+        self.of == others.of
+    }
+
+    /// How long to wait until every later change shows in other times than these. Nothing where they are old by the
+    /// clock that made them, which on a network filesystem is not ours.
+    fn until_they_tick(&self, path: &Path) -> Duration {
+        let Some(of) = self.of else { return Duration::ZERO };
+        let tick = if of.iter().all(|(_, nanoseconds)| *nanoseconds == 0) { WHOLE_SECOND } else { TICK };
+        let is_old = |(seconds, nanoseconds): &(i64, i64)| {
+            Timestamp::from_unix(*seconds, *nanoseconds).plus(2 * tick) < Timestamp::now()
+        };
+        if of.iter().all(is_old) && !is_network(path) {
+            return Duration::ZERO;
+        }
+        tick.saturating_sub(self.asked.elapsed())
+    }
 }
 
 /// Calls `with` for each entry of a directory but `.` and `..`.
