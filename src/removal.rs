@@ -455,17 +455,32 @@ impl<'a> Removal<'a> {
     /// Renames within the cache directory, and never replaces a file.
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         let no_replace = RenameFlags::RENAME_NOREPLACE;
-        self.as_owner(|| match renameat2(&self.cache_dir, from, &self.cache_dir, to, no_replace) {
-            // NFS and some FUSE filesystems lack it. Under nova's lock only precaching could come in between.
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-                match fstatat(&self.cache_dir, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                    Err(Errno::ENOENT) => renameat(&self.cache_dir, from, &self.cache_dir, to),
-                    Ok(_) => Err(Errno::EEXIST),
-                    Err(errno) => Err(errno),
-                }
+        let result = self.as_owner(|| renameat2(&self.cache_dir, from, &self.cache_dir, to, no_replace));
+        let lacks_it = |error: &io::Error| {
+            [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP].map(Some).contains(&error.raw_os_error())
+        };
+        // NFS and some FUSE filesystems lack it. Under nova's lock only precaching could come in between.
+        if !result.as_ref().is_err_and(lacks_it) {
+            return result;
+        }
+        if self.is_taken(to, from)? {
+            return Err(Errno::EEXIST.into());
+        }
+        self.as_owner(|| renameat(&self.cache_dir, from, &self.cache_dir, to))
+    }
+
+    /// Whether a name leads to another file than this one. It is opened, for a network filesystem may show a name that
+    /// another host has renamed: opening it asks the server, or leads to the renamed file itself.
+    fn is_taken(&self, name: &OsStr, file: &OsStr) -> io::Result<bool> {
+        match open_regular(self.cache_dir.as_fd(), name) {
+            Ok(Some(opened)) => {
+                let is_same = self.stat(file)?.is_some_and(|it| it.identity == opened.stat.identity);
+                Ok(!is_same || opened.stat.links > 1)
             }
-            result => result,
-        })
+            Ok(None) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn as_owner<T>(&self, act: impl FnOnce() -> nix::Result<T>) -> io::Result<T> {

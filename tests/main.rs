@@ -50,5 +50,7 @@ mod prune_promise;
 mod prune_second_look;
 mod qcow2_differential;
 mod reference;
+mod renames;
 mod table;
 mod traps;
+mod two_hosts;

@@ -126,14 +126,14 @@ impl Seen {
 
 /// Sets how long ago a file or directory was changed, where it is there, without opening it: prune would take that
 /// for use.
-fn set_mtime(path: &Path, age: Duration) {
+pub fn set_mtime(path: &Path, age: Duration) {
     let time =
         TimeSpec::from_duration((SystemTime::now() - age).duration_since(SystemTime::UNIX_EPOCH).unwrap());
     utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::FollowSymlink).ok();
 }
 
 /// The backing file that the header of a disk names, here always by an absolute path.
-fn backing_file(disk: &Path) -> Option<PathBuf> {
+pub fn backing_file(disk: &Path) -> Option<PathBuf> {
     let header = fs_err::read(disk).ok()?;
     let offset = u64::from_be_bytes(header.get(8..16)?.try_into().unwrap()) as usize;
     let length = u32::from_be_bytes(header.get(16..20)?.try_into().unwrap()) as usize;

@@ -424,11 +424,16 @@ fn a_name_means_the_file_that_qemu_opens_or_is_a_problem() {
     assert!(counts["the same file"] >= 20, "too few to mean anything: {counts:?}");
 }
 
-/// The file at the bottom of a node that `qemu-img info` describes.
-fn opened_file(node: &Value) -> Option<&str> {
-    let children = node["children"].as_array()?;
-    match children.iter().find(|it| matches!(it["name"].as_str(), Some("file" | "image"))) {
-        Some(child) => opened_file(&child["info"]),
-        None => node["filename"].as_str(),
+/// The file at the bottom of a node that `qemu-img info` describes, by the name that QEMU gives the node: QEMU 7 does not
+/// list a node's children.
+fn opened_file(node: &Value) -> Option<String> {
+    let name = node["filename"].as_str()?;
+    let Some(json) = name.strip_prefix("json:") else {
+        return Some(name.trim_start_matches("blkdebug::").to_owned());
+    };
+    let mut node: &Value = &serde_json::from_str(json).ok()?;
+    while let Some(child) = node.get("file").or(node.get("image")) {
+        node = child;
     }
+    Some(node["filename"].as_str()?.to_owned())
 }

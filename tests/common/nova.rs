@@ -1,5 +1,6 @@
 //! nova's part in the tests, by its own code: see `tests/nova_ops.py`.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -71,8 +72,13 @@ pub struct Nova {
 impl Nova {
     /// Starts the interpreter that `NOVA_IMAGECACHE_PYTHON` names.
     pub fn start(world: &World) -> Self {
+        Self::start_by(world, |python| Command::new(python))
+    }
+
+    /// The same by a command that runs the interpreter, such as one that puts it on another host.
+    pub fn start_by(world: &World, command: impl FnOnce(&OsStr) -> Command) -> Self {
         let python = std::env::var_os("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|| "python3".into());
-        let mut child = Command::new(&python)
+        let mut child = command(&python)
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nova_ops.py"))
             .arg(world.instances_path())
             .arg(images(world))
