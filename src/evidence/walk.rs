@@ -11,7 +11,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::dir::Type;
@@ -23,7 +22,6 @@ use super::open::{cause, has_vanished, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, disk, split};
 use crate::errors::advice;
-use crate::filesystem::is_network;
 use crate::layout::{LOCKS, Layout};
 use crate::time::Timestamp;
 
@@ -32,13 +30,6 @@ pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFl
 
 /// How often the directories are read before the evidence counts as incomplete.
 const MOST_ROUNDS: usize = 32;
-
-/// How often a tick of a filesystem's clock is waited for before the evidence counts as incomplete.
-const MOST_WAITS: usize = 8;
-
-/// The ticks of the times that filesystems keep: those of the kernel, and a whole second on small ext3 inodes and by SFTP.
-const TICK: Duration = Duration::from_millis(10);
-const WHOLE_SECOND: Duration = Duration::from_secs(1);
 
 /// The one directory whose directories are read, too (nova's `snapshots_directory`).
 const SNAPSHOTS: &str = "snapshots";
