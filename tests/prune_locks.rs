@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, error, finish, inject, lock_file, names, plain_file, prune_command, prune_command_at,
-    under_strace, untouched, with_outcome,
+    InUse, Running, aside, error, finish, inject, lock_file, names, plain_file, prune_command,
+    prune_command_at, under_strace, untouched, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 
@@ -146,6 +146,22 @@ fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swa
         expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
     );
     drop(sleep);
+}
+
+/// strace holds prune up between the two.
+#[test]
+fn the_lock_file_stays_where_the_file_has_been_made_again() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let (path, aside) = (it.world.base(&name), aside(&it.world, &name));
+    let cache_dir = it.world.path("_base");
+    let hold_up = inject("unlinkat:delay_exit=1000000", &cache_dir);
+    let command = prune_command(&it.world, NO_ARGS);
+    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    wait_until("prune removes the file", || !aside.exists() && !path.exists());
+    plain_file(&it.world, &name, DAY / 2);
+    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
+    assert!(lock_file(&it.world, &name).exists() && path.exists());
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::common::prune::{InUse, aside, error, names, plain_file, three_files, wait_until, with_outcome};
+use crate::common::prune::{
+    InUse, Running, aside, error, inject, names, plain_file, prune_command, three_files, under_strace,
+    wait_until, with_outcome,
+};
 use crate::common::{DAY, HOST, Run, Snapshot, mtime, overlay, set_mtime, tool};
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -79,6 +82,23 @@ fn a_file_that_changes_before_or_after_it_is_set_aside_stays_and_the_others_go()
             only_this_is_kept(&it, run, &files[1], inode, what);
         }
     }
+}
+
+/// strace holds prune up when it has compared the file and asked for QEMU's locks.
+#[test]
+fn a_file_that_changes_while_everything_is_read_again_stays() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let path = aside(&it.world, &files[1]);
+    let hold_up = inject("fcntl:delay_exit=1500000:when=1", &path);
+    let command = prune_command(&it.world, ["--settle", "0"]);
+    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    wait_until("prune sets the file aside", || path.exists());
+    std::thread::sleep(Duration::from_millis(700));
+    // Older, so that only the comparison shows it.
+    set_mtime(&path, mtime(&path) - Duration::from_nanos(1));
+    let inode = fs_err::metadata(&path).unwrap().ino();
+    only_this_is_kept(&it, prune.finish(), &files[1], inode, "touched");
 }
 
 /// nova's precaching fetches without its lock.
@@ -364,9 +384,10 @@ fn an_info_file_follows_its_file_in_every_outcome() {
             }
             stopped.finish()
         };
-        assert_eq!(with_outcome(&run, outcome), [name, info].into(), "{run:#?}");
-        let is_there = outcome != "removed";
-        assert_eq!(names(&it.world.path("_base")).len(), 1 + 2 * usize::from(is_there), "{outcome}");
+        let files = [name, info];
+        assert_eq!(with_outcome(&run, outcome), files.clone().into(), "{run:#?}");
+        let left = files.into_iter().filter(|_| outcome != "removed").chain([it.used.clone()]);
+        assert_eq!(names(&it.world.path("_base")), left.collect(), "{outcome}");
     }
 }
 
