@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::nova::Nova;
 use crate::common::prune::{
     InUse, Running, aside, error, finish, inject, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, with_outcome,
+    prune_command_at, under_strace, untouched, wait_until, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 
