@@ -225,20 +225,26 @@ fn replace_lock_file(world: &World, name: &str, nova: &mut Nova) {
 /// The same when prune has opened the lock file already and is about to lock it: strace holds it up there.
 #[test]
 fn a_lock_on_a_file_without_a_name_is_none() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    let lock = lock_file(&it.world, &name);
-    fs_err::write(&lock, "").unwrap();
-    let hold_up = inject("fcntl:delay_enter=1500000", &lock);
-    let command = prune_command(&it.world, ["--lock-wait", "2s"]);
-    let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
-    std::thread::sleep(Duration::from_millis(300));
-    replace_lock_file(&it.world, &name, &mut nova);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&name), "locked");
-    assert!(it.world.base(&name).exists());
-    assert!(lock.exists());
+    for is_replaced in [true, false] {
+        let it = InUse::new();
+        let name = it.world.original("image-a", 2 * DAY);
+        let mut nova = Nova::start(&it.world);
+        let lock = lock_file(&it.world, &name);
+        fs_err::write(&lock, "").unwrap();
+        let hold_up = inject("fcntl:delay_enter=1500000:when=1", &lock);
+        let command = prune_command(&it.world, ["--lock-wait", "2s"]);
+        let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
+        std::thread::sleep(Duration::from_millis(300));
+        if is_replaced {
+            replace_lock_file(&it.world, &name, &mut nova);
+        } else {
+            fs_err::remove_file(&lock).unwrap();
+        }
+        let run = prune.finish().exits(0);
+        // One that is only gone is made anew.
+        assert_eq!(run.outcome(&name), if is_replaced { "locked" } else { "removed" });
+        assert_eq!([it.world.base(&name).exists(), lock.exists()], [is_replaced; 2]);
+    }
 }
 
 #[test]
