@@ -230,6 +230,7 @@ fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
     symlink(&victim, it.world.base(&it.used)).unwrap();
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!(run.verdict(&it.used), "in_use");
+    assert!(!run.warnings().contains(&"touch_failed".to_owned()), "{run:#?}");
     before.assert_same(&Snapshot::of(&victim));
 
     // libvirt gives files to root; they have one name, and must be touched all the same.
