@@ -254,6 +254,7 @@ mod tests {
             "json:{'driver':'file','filename':'/b'}",
             r#"json:{"driver":"qcow2"}"#,
             r#"json:{"driver":"qcow2","file":"node0"}"#,
+            r#"json:{"driver":"qcow2","file":{"filename":"/b"},"backing":"node0"}"#,
             r#"json:{"driver":"surprise","file":{"filename":"/b"}}"#,
         ] {
             assert!(parse(name.as_bytes()).problem.is_some(), "{name}");

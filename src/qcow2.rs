@@ -315,6 +315,12 @@ mod tests {
             ),
             ("a name in the header", with(plain.clone(), 8, &96_u64.to_be_bytes()), Err(Error::BackingName)),
             (
+                "a name in the header without a zero",
+                with(with(plain.clone(), 8, &[0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 4]), 96, b"base"),
+                Err(Error::BackingName),
+            ),
+            ("a name to the end of the file", plain[..119].to_vec(), named(b"/b/base")),
+            (
                 "a name beyond the cluster",
                 with(plain.clone(), 8, &65_530_u64.to_be_bytes()),
                 Err(Error::BackingName),
@@ -334,6 +340,7 @@ mod tests {
             ("a place without a size", with(plain, 16, &[0; 4]), Ok(Image::Qcow2(Header::default()))),
             ("QED", b"QED\0....".to_vec(), Err(Error::Format("QED"))),
             ("VMDK", b"KDMV....".to_vec(), Err(Error::Format("VMDK"))),
+            ("VMDK of ESX", b"COWD....".to_vec(), Err(Error::Format("VMDK"))),
             ("VMDK as text", b"# Disk DescriptorFile\n\r\nversion=1\n".to_vec(), Err(Error::Format("VMDK"))),
             ("other text", b"# a note\nconversion=1\n".to_vec(), Ok(Image::NoBacking)),
             ("VHDX", b"vhdxfile".to_vec(), Err(Error::Format("VHDX"))),
@@ -347,7 +354,10 @@ mod tests {
     fn a_name_far_into_the_first_cluster_is_asked_for() {
         let head = with(v3(b"x"), 8, &60_000_u64.to_be_bytes());
         assert_eq!(read(&head, 1 << 20), Ok(Image::NeedsMore(60_001)));
-        assert_eq!(read(&head, 50_000), Err(Error::Truncated));
+        assert_eq!(read(&head, 60_001), Ok(Image::NeedsMore(60_001)));
+        for too_short in [50_000, 60_000] {
+            assert_eq!(read(&head, too_short), Err(Error::Truncated));
+        }
         let mut whole = head;
         whole.resize(60_001, b'y');
         assert_eq!(read(&whole, 1 << 20), named(b"y"));

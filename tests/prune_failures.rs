@@ -162,8 +162,13 @@ fn a_file_whose_lock_cannot_be_taken_fails_and_the_others_go() {
     only_this_stays(&it, &run, &files[1], "failed", "lock");
 
     fs_err::remove_dir(lock_file(&it.world, &files[1])).unwrap();
-    plain_file(&it.world, &files[0], 2 * DAY);
-    plain_file(&it.world, &files[2], 2 * DAY);
+    three_files(&it);
+    nix::unistd::mkfifo(&lock_file(&it.world, &files[1]), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = it.world.prune(NO_ARGS);
+    only_this_stays(&it, &run, &files[1], "failed", "not a regular file");
+
+    fs_err::remove_file(lock_file(&it.world, &files[1])).unwrap();
+    three_files(&it);
     fs_err::write(lock_file(&it.world, &files[1]), "").unwrap();
     let lock = lock_file(&it.world, &files[1]);
     let command = prune_command(&it.world, NO_ARGS);

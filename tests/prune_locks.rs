@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, error, finish, inject, lock_file, names, plain_file, prune_command, prune_command_at,
-    under_strace, untouched, with_outcome,
+    InUse, Running, aside, error, finish, inject, lock_file, names, plain_file, prune_command,
+    prune_command_at, under_strace, untouched, wait_until, with_outcome,
 };
 use crate::common::{DAY, World, set_age};
 
@@ -148,6 +148,22 @@ fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swa
     drop(sleep);
 }
 
+/// strace holds prune up between the two.
+#[test]
+fn the_lock_file_stays_where_the_file_has_been_made_again() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let (path, aside) = (it.world.base(&name), aside(&it.world, &name));
+    let cache_dir = it.world.path("_base");
+    let hold_up = inject("unlinkat:delay_exit=1000000", &cache_dir);
+    let command = prune_command(&it.world, NO_ARGS);
+    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    wait_until("prune removes the file", || !aside.exists() && !path.exists());
+    plain_file(&it.world, &name, DAY / 2);
+    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
+    assert!(lock_file(&it.world, &name).exists() && path.exists());
+}
+
 #[test]
 fn a_directory_of_locks_that_is_a_link_is_novas_all_the_same() {
     let it = InUse::new();
@@ -209,20 +225,26 @@ fn replace_lock_file(world: &World, name: &str, nova: &mut Nova) {
 /// The same when prune has opened the lock file already and is about to lock it: strace holds it up there.
 #[test]
 fn a_lock_on_a_file_without_a_name_is_none() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    let lock = lock_file(&it.world, &name);
-    fs_err::write(&lock, "").unwrap();
-    let hold_up = inject("fcntl:delay_enter=1500000", &lock);
-    let command = prune_command(&it.world, ["--lock-wait", "2s"]);
-    let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
-    std::thread::sleep(Duration::from_millis(300));
-    replace_lock_file(&it.world, &name, &mut nova);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&name), "locked");
-    assert!(it.world.base(&name).exists());
-    assert!(lock.exists());
+    for is_replaced in [true, false] {
+        let it = InUse::new();
+        let name = it.world.original("image-a", 2 * DAY);
+        let mut nova = Nova::start(&it.world);
+        let lock = lock_file(&it.world, &name);
+        fs_err::write(&lock, "").unwrap();
+        let hold_up = inject("fcntl:delay_enter=1500000:when=1", &lock);
+        let command = prune_command(&it.world, ["--lock-wait", "2s"]);
+        let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
+        std::thread::sleep(Duration::from_millis(300));
+        if is_replaced {
+            replace_lock_file(&it.world, &name, &mut nova);
+        } else {
+            fs_err::remove_file(&lock).unwrap();
+        }
+        let run = prune.finish().exits(0);
+        // One that is only gone is made anew.
+        assert_eq!(run.outcome(&name), if is_replaced { "locked" } else { "removed" });
+        assert_eq!([it.world.base(&name).exists(), lock.exists()], [is_replaced; 2]);
+    }
 }
 
 #[test]

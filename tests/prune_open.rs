@@ -143,6 +143,7 @@ fn is_open_until_it_ends(start: impl FnOnce(&World, &Path) -> Running, who: &str
     let run = run.exits(0);
     assert_eq!((run.outcome(&name).as_str(), run.verdict(&name).as_str()), ("open", "removable"), "{run:#?}");
     assert_eq!(run.outcome(&other), "removed");
+    assert!(it.world.base(&name).exists());
     let error = error(&run, &name);
     for words in [&format!("process {} ({who})", process.id()), &it.world.base(&name).display().to_string()] {
         assert!(error.contains(words), "{error}");

@@ -145,6 +145,24 @@ fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
     before.assert_same(&Snapshot::of(&directory));
 }
 
+/// nova cannot remove what lies there, so that root does not for it.
+#[test]
+fn a_cache_directory_that_leads_to_roots_loses_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (it, name) = novas();
+    let (directory, _) = roots(&it.world);
+    for name in [&name, &it.used] {
+        fs_err::rename(it.world.base(name), directory.join(name)).unwrap();
+    }
+    fs_err::remove_dir(it.world.path("_base")).unwrap();
+    symlink(&directory, it.world.path("_base")).unwrap();
+    let run = it.world.prune(NO_ARGS).exits(1);
+    assert_eq!((run.outcome(&name).as_str(), run.outcome(&it.used).as_str()), ("failed", "kept"), "{run:#?}");
+    assert!(directory.join(&name).exists());
+}
+
 /// Ends the threads, even where the test ends by a panic.
 struct AtEnd<'a>(&'a AtomicBool);
 
@@ -212,6 +230,7 @@ fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
     symlink(&victim, it.world.base(&it.used)).unwrap();
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!(run.verdict(&it.used), "in_use");
+    assert!(!run.warnings().contains(&"touch_failed".to_owned()), "{run:#?}");
     before.assert_same(&Snapshot::of(&victim));
 
     // libvirt gives files to root; they have one name, and must be touched all the same.

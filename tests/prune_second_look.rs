@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use crate::common::prune::{InUse, aside, error, names, plain_file, three_files, wait_until, with_outcome};
+use crate::common::prune::{
+    InUse, Running, aside, error, inject, names, plain_file, prune_command, three_files, under_strace,
+    wait_until, with_outcome,
+};
 use crate::common::{DAY, HOST, Run, Snapshot, mtime, overlay, set_mtime, tool};
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -66,19 +69,40 @@ fn a_file_that_changes_before_or_after_it_is_set_aside_stays_and_the_others_go()
             let it = InUse::new();
             let files = three_files(&it);
             let path = if before { it.world.base(&files[1]) } else { aside(&it.world, &files[1]) };
-            let mut inode = 0;
+            let changed =
+                || fs_err::symlink_metadata(&path).map(|it| (it.ino(), it.ctime(), it.ctime_nsec()));
+            let mut then = (0, 0, 0);
             let act = || {
                 act(&path);
-                inode = fs_err::symlink_metadata(&path).unwrap().ino();
+                then = changed().unwrap();
             };
             let run = if before {
                 it.while_locked(&files[1], &[], act)
             } else {
                 it.while_aside(&files[2], &[], act)
             };
-            only_this_is_kept(&it, run, &files[1], inode, what);
+            only_this_is_kept(&it, run, &files[1], then.0, what);
+            // A rename would show in its ctime.
+            assert!(!before || changed().unwrap() == then, "{what}: it was set aside");
         }
     }
+}
+
+/// strace holds prune up when it has compared the file and asked for QEMU's locks.
+#[test]
+fn a_file_that_changes_while_everything_is_read_again_stays() {
+    let it = InUse::new();
+    let files = three_files(&it);
+    let path = aside(&it.world, &files[1]);
+    let hold_up = inject("fcntl:delay_exit=1500000:when=1", &path);
+    let command = prune_command(&it.world, ["--settle", "0"]);
+    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    wait_until("prune sets the file aside", || path.exists());
+    std::thread::sleep(Duration::from_millis(700));
+    // Older, so that only the comparison shows it.
+    set_mtime(&path, mtime(&path) - Duration::from_nanos(1));
+    let inode = fs_err::metadata(&path).unwrap().ino();
+    only_this_is_kept(&it, prune.finish(), &files[1], inode, "touched");
 }
 
 /// nova's precaching fetches without its lock.
@@ -160,6 +184,30 @@ fn nothing_goes_from_a_directory_that_took_the_place_of_the_cache() {
         files.iter().for_each(|name| drop(plain_file(&it.world, name, 3 * DAY)));
     });
     assert!(with_outcome(&run, "removed").is_empty(), "{run:#?}");
+    assert_eq!(names(&cache), files.clone().into());
+    assert_eq!(names(&moved), files.into_iter().chain([it.used.clone()]).collect());
+}
+
+/// What is read is then not what was opened to remove from.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_cache_directory_that_is_replaced_before_it_is_read_loses_nothing() {
+    use crate::common::steps::{Action, Place, Watch, run};
+    let it = InUse::new();
+    let files = three_files(&it);
+    fs_err::write(it.world.path("locks/imagecache-prune.lock"), "").unwrap();
+    let (cache, moved) = (it.world.path("_base"), it.world.outside().join("moved"));
+    let replace = || {
+        fs_err::rename(&cache, &moved).unwrap();
+        fs_err::create_dir(&cache).unwrap();
+        files.iter().for_each(|name| drop(plain_file(&it.world, name, 3 * DAY)));
+    };
+    // To remove from it, to look for what was left set aside, and to read it.
+    let at = Place { name: "openat", nth: 2, in_proc: false };
+    let watch = Watch::acting(at, Action::stop(replace)).of_all_below(&cache);
+    let ended = run(&prune_command(&it.world, NO_ARGS), watch);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("replaced while it was read"), "{ended:?}");
     assert_eq!(names(&cache), files.clone().into());
     assert_eq!(names(&moved), files.into_iter().chain([it.used.clone()]).collect());
 }
@@ -364,9 +412,10 @@ fn an_info_file_follows_its_file_in_every_outcome() {
             }
             stopped.finish()
         };
-        assert_eq!(with_outcome(&run, outcome), [name, info].into(), "{run:#?}");
-        let is_there = outcome != "removed";
-        assert_eq!(names(&it.world.path("_base")).len(), 1 + 2 * usize::from(is_there), "{outcome}");
+        let files = [name, info];
+        assert_eq!(with_outcome(&run, outcome), files.clone().into(), "{run:#?}");
+        let left = files.into_iter().filter(|_| outcome != "removed").chain([it.used.clone()]);
+        assert_eq!(names(&it.world.path("_base")), left.collect(), "{outcome}");
     }
 }
 

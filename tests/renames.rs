@@ -89,3 +89,40 @@ fn a_base_file_whose_only_user_is_renamed_all_the_time_is_in_use_in_every_run() 
         |verdict: &str, code| verdict == "in_use" && code <= 1 || verdict == "unknown" && code == 1;
     assert!(verdicts.keys().all(|(_, verdict, code)| is_right(verdict, *code)), "{verdicts:?}");
 }
+
+/// Renames behind the back of the first listing, which are done when prune is about to open this path below an instance's
+/// directory.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_is_renamed_after_it_was_listed_is_read_again() {
+    use crate::common::prune::prune_command;
+    use crate::common::steps::{Action, Place, Watch, run};
+    use std::path::Path;
+    type Act = fn(&Path);
+    let acts: [(&str, &str, Act); 3] = [
+        ("a directory, and another one has its name", "", |directory| {
+            fs_err::rename(directory, directory.with_extension("resize")).unwrap();
+            fs_err::create_dir(directory).unwrap();
+        }),
+        ("a directory", "", |directory| {
+            fs_err::rename(directory, directory.with_extension("resize")).unwrap();
+        }),
+        ("a disk within its directory", "disk", |directory| {
+            fs_err::rename(directory.join("disk"), directory.join("disk.new")).unwrap();
+        }),
+    ];
+    for (what, below, act) in acts {
+        let it = InUse::new();
+        let base = it.world.original("image-a", 2 * DAY);
+        it.world.instance_disk(&uuid(1), &base);
+        let directory = it.world.path(uuid(1));
+        let at = Place { name: "openat", nth: 0, in_proc: false };
+        let watch = Watch::acting(at, Action::stop(|| act(&directory)));
+        let ended = run(&prune_command(&it.world, ["--dry-run"]), watch.of_all_below(&directory.join(below)));
+        assert!(ended.reached.is_some(), "{what}");
+        let report: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        let files = report["files"].as_array().unwrap();
+        let file = files.iter().find(|it| it["name"] == base.as_str()).unwrap();
+        assert_eq!(file["verdict"], "in_use", "{what}: {ended:?}");
+    }
+}

@@ -188,6 +188,9 @@ fn instances_count_by_host_directory_and_state() {
         let expected = if expected { "in_use ImageInUse" } else { "removable Unused" };
         assert_eq!(verdict_of(&evidence, &[row], &policy()), format!("{A}: {expected}"), "{what}");
     }
+    let shared_apart = Evidence { cache_is_shared_apart: true, ..evidence(&[(A, 99 * HOUR)]) };
+    let rows = [row("u", "elsewhere", "a")];
+    assert_eq!(verdict_of(&shared_apart, &rows, &policy()), format!("{A}: in_use ImageInUse"));
 }
 
 #[test]
