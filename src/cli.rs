@@ -151,10 +151,10 @@ pub struct Judging {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub host: Option<String>,
     /// Minimum age of unused images, swap and ephemeral files [default: 24h, or what --config-file says]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     pub original_min_age: Option<Duration>,
     /// Minimum age of unused resized copies [default: 1h, or what --config-file says]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     pub resized_min_age: Option<Duration>,
     /// Keep these although they are unused: names of cache files, or ids of images for all that belongs to them; may be
     /// given several times
@@ -179,7 +179,7 @@ pub struct Explain {
     #[command(flatten)]
     pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now
-    #[arg(long, value_name = "TIME", value_parser = parse_as_of)]
+    #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true)]
     pub as_of: Option<AsOf>,
 }
 
@@ -196,10 +196,10 @@ pub struct Prune {
     #[command(flatten)]
     pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now; only with --dry-run
-    #[arg(long, value_name = "TIME", value_parser = parse_as_of, requires = "dry_run")]
+    #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true, requires = "dry_run")]
     pub as_of: Option<AsOf>,
     /// Remove the oldest files only until so much is free: 200GiB, or 20% of the filesystem that holds the cache
-    #[arg(long, value_name = "SIZE|PERCENT", value_parser = parse_until_free)]
+    #[arg(long, value_name = "SIZE|PERCENT", value_parser = parse_until_free, allow_hyphen_values = true)]
     pub until_free: Option<UntilFree>,
     /// Judge by the disks alone, without a list of instances
     #[arg(long)]
@@ -208,10 +208,10 @@ pub struct Prune {
     #[arg(long)]
     pub allow_empty: bool,
     /// How long to wait for nova's locks
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true, default_value = "5s")]
     pub lock_wait: Duration,
     /// How long files are set aside before everything is read again [default: 0.1s, or 61s on a network filesystem]
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, allow_hyphen_values = true)]
     pub settle: Option<Duration>,
     /// Remove at most what this output of prune --dry-run --format json would remove
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]

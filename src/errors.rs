@@ -1,6 +1,7 @@
 //! What to do about an error of the system, for the end of a message.
 
 use std::io;
+use std::path::Path;
 
 use nix::libc;
 
@@ -20,4 +21,25 @@ pub fn advice(error: &io::Error) -> &'static str {
         Some(libc::ENOENT) => "check the path",
         _ => "check the filesystem, then run this again",
     }
+}
+
+/// Why the instances path cannot be looked at.
+pub fn instances_path_error(path: &Path, error: &io::Error) -> anyhow::Error {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => anyhow::anyhow!(
+            "instances path {path}: not found: check that its filesystem is mounted, or name the right directory with \
+             --instances-path"
+        ),
+        _ => anyhow::anyhow!("instances path {path}: {}: {}", cause(error), advice(error)),
+    }
+}
+
+/// An error without the path that fs-err puts before it: the reports have a field for that.
+pub fn cause(error: &io::Error) -> String {
+    let mut source: &dyn std::error::Error = error;
+    while let Some(deeper) = source.source() {
+        source = deeper;
+    }
+    source.to_string()
 }

@@ -28,7 +28,7 @@ use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cache_name::CacheName;
-use crate::errors::advice;
+use crate::errors::{advice, instances_path_error};
 use crate::evidence::Identity;
 use crate::exit::AlreadyRunning;
 use crate::layout::{LOCKS, Layout, nova_lock_name};
@@ -279,7 +279,7 @@ fn is_link(at: &OwnedFd, name: &str) -> bool {
 /// As this process, for its owner need not be able to go there from the root directory.
 fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
     open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", layout.instances_path.display()))
+        .map_err(|errno| instances_path_error(&layout.instances_path, &errno.into()))
 }
 
 fn whole_file() -> libc::flock {

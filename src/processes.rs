@@ -4,6 +4,7 @@
 //! the lack of it.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -12,6 +13,7 @@ use nix::libc;
 use nix::sys::stat::fstatat;
 
 use crate::evidence::Identity;
+use crate::listing::names;
 
 /// Who has each of these files open, in words. This process is left out.
 pub fn users_of(files: &HashSet<Identity>) -> HashMap<Identity, String> {
@@ -20,28 +22,25 @@ pub fn users_of(files: &HashSet<Identity>) -> HashMap<Identity, String> {
         return users;
     }
     let own = std::process::id().to_string();
-    for process in entries("/proc") {
-        let Some(pid) = process.file_name().and_then(|it| it.to_str()).filter(|it| is_number(it)) else {
-            continue;
-        };
-        if pid == own {
+    let in_question = |path: &Path| identity_of(path).filter(|it| files.contains(it));
+    for pid in entries(Path::new("/proc")) {
+        let pid = pid.display().to_string();
+        if !is_number(&pid) || pid == own {
             continue;
         }
-        for descriptor in entries(process.join("fd")) {
-            if let Some(identity) = identity_of(&descriptor)
-                && files.contains(&identity)
-            {
-                users.entry(identity).or_insert_with(|| describe(pid));
+        let descriptors = Path::new("/proc").join(&pid).join("fd");
+        for descriptor in entries(&descriptors) {
+            if let Some(identity) = in_question(&descriptors.join(descriptor)) {
+                users.entry(identity).or_insert_with(|| describe(&pid));
             }
         }
     }
-    for device in entries("/sys/block") {
-        let Ok(file) = fs_err::read_to_string(device.join("loop/backing_file")) else { continue };
-        if let Some(identity) = identity_of(Path::new(file.trim_end_matches('\n')))
-            && files.contains(&identity)
-        {
-            let name = device.file_name().unwrap_or_default().display().to_string();
-            users.entry(identity).or_insert_with(|| format!("the loop device {name}"));
+    let block = Path::new("/sys/block");
+    for device in entries(block) {
+        let backing_file = block.join(&device).join("loop/backing_file");
+        let Ok(file) = fs_err::read_to_string(backing_file) else { continue };
+        if let Some(identity) = in_question(Path::new(file.trim_end_matches('\n'))) {
+            users.entry(identity).or_insert_with(|| format!("the loop device {}", device.display()));
         }
     }
     users
@@ -67,8 +66,9 @@ fn identity_of(path: &Path) -> Option<Identity> {
     stat.ok().map(|it| Identity::from(&it))
 }
 
-fn entries(directory: impl AsRef<Path>) -> impl Iterator<Item = std::path::PathBuf> {
-    fs_err::read_dir(directory.as_ref()).into_iter().flatten().flatten().map(|it| it.path())
+/// None of a directory that may not be looked at.
+fn entries(directory: &Path) -> Vec<OsString> {
+    names(directory).unwrap_or_default()
 }
 
 fn is_number(text: &str) -> bool {

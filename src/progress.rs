@@ -31,7 +31,7 @@ impl Phase {
         (Self::Disks, "reading directories and disks", true),
         (Self::BackingFiles, "following backing files", true),
         (Self::Locks, "waiting for nova's locks", false),
-        (Self::Waiting, "files are set aside; waiting before everything is read again", false),
+        (Self::Waiting, "files are set aside, waiting", false),
     ];
 }
 

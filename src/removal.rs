@@ -40,23 +40,22 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use crate::cache_name::{CacheName, Kind, SET_ASIDE, set_aside_name};
+use crate::cache_name::{CacheName, Kind, set_aside_name};
 use crate::errors::advice;
 use crate::evidence::{Cache, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
 use crate::filesystem::is_network;
 use crate::layout::Layout;
+use crate::listing::each_entry;
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
 use crate::outcome::{Done, Outcome};
 use crate::owner::Owner;
@@ -160,15 +159,12 @@ impl<'a> Removal<'a> {
     fn leftovers(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        for entry in Dir::openat(&self.cache_dir, ".", flags, Mode::empty())?.iter() {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if CacheName::parse(name).kind() == Kind::SetAside
-                && let Some(name) = name.as_bytes().strip_prefix(SET_ASIDE.as_bytes())
-            {
-                names.push(OsStr::from_bytes(name).to_owned());
+        let listed = openat(&self.cache_dir, ".", flags, Mode::empty())?;
+        each_entry(listed.as_fd(), |name, _, _| {
+            if let CacheName::SetAside { of } = CacheName::parse(name) {
+                names.push(OsString::from(of));
             }
-        }
+        })?;
         names.sort_unstable();
         Ok(names)
     }
@@ -362,7 +358,10 @@ impl<'a> Removal<'a> {
             Ok(false) if user.is_none() => None,
             Ok(_) => {
                 let who = user.map_or("a running QEMU", |it| it);
-                Some(Done::because(Outcome::Open, format!("{path} is open: {who} has it open")))
+                Some(Done::because(
+                    Outcome::Open,
+                    format!("{path} is open: {who} has it open: run prune again later"),
+                ))
             }
         }
     }

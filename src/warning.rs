@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::ser::{Serialize, SerializeStruct as _, Serializer};
 
+use crate::size::size_text;
 use crate::time::ForPeople;
 
 /// Whether it is printed on every run, or only with `-v`.
@@ -153,7 +154,7 @@ impl fmt::Display for Warning {
                 write!(
                     f,
                     "an instance is broken: {file} does not exist, and it is the {why}: restore it from another host \
-                     or a backup, or delete the instance"
+                     or a backup, or remove what uses it"
                 )
             }
             Self::RemoveUnusedBaseImages => f.write_str(
@@ -195,9 +196,9 @@ impl fmt::Display for Warning {
             Self::NotInCache { name } => write!(f, "{name}: the cache has no file of it"),
             Self::SetAsideFound { count: files, first } => write!(
                 f,
-                "a prune that was killed left {} set aside: run prune again to put {} back: {first}{}",
+                "a prune that was killed, or is still running, has set {} aside: if none is running, run prune again, which \
+                 puts back and judges what it finds: {first}{}",
                 count(*files, "file"),
-                if *files == 1 { "it" } else { "them" },
                 if *files == 1 { "" } else { " and more" }
             ),
             Self::SetAsideLeft { path, why } => {
@@ -208,7 +209,12 @@ impl fmt::Display for Warning {
                 and_more(f, *more)
             }
             Self::GoalMissed { short_bytes } => {
-                write!(f, "the goal of --until-free is missed by {short_bytes} bytes: free more by other means")
+                let short = size_text(*short_bytes);
+                write!(
+                    f,
+                    "the goal of --until-free is missed by {short}: explain shows what is still too young, and directories \
+                     of no instance"
+                )
             }
             Self::Interrupted { signal } => {
                 write!(f, "interrupted by {signal}: files that were not reached are kept")

@@ -69,7 +69,7 @@ fn a_prune_that_waits_says_so() {
     let world = world();
     world.original("unused", 2 * DAY);
     let shown = text(&run(&world, 0, true, "prune --disks-only --settle 1.5s"));
-    assert!(shown.contains("nova-imagecache: files are set aside; waiting"), "{shown}");
+    assert!(shown.contains("nova-imagecache: files are set aside, waiting"), "{shown}");
     assert_eq!(world.cache_names().len(), 1);
 }
 

@@ -32,7 +32,10 @@ fn what_a_killed_prune_left_is_told_and_the_next_one_puts_it_back_and_finishes()
     for run in [it.world.scan(), it.world.explain(NO_ARGS), it.world.dry_run(NO_ARGS)] {
         let run = run.exits(0);
         assert!(run.warnings().contains(&"set_aside_found".to_owned()), "{run:#?}");
-        assert!(run.stderr.contains("3 files set aside: run prune again"), "{run:#?}");
+        assert!(
+            run.stderr.contains("has set 3 files aside: if none is running, run prune again"),
+            "{run:#?}"
+        );
         let aside = aside(&it.world, &files[0]).file_name().unwrap().to_str().unwrap().to_owned();
         assert_eq!(run.file(&aside)["kind"], "set_aside");
     }

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nova_imagecache::cache_name::{SET_ASIDE, cache_file_name};
 
@@ -25,6 +25,8 @@ const CACHES: Duration = Duration::from_millis(1600);
 const NOVAS: usize = 6;
 
 const OPERATIONS: [&str; 7] = ["start", "fetch", "rebase", "resize", "revert", "delete", "swap"];
+
+type Made = (u64, SystemTime);
 
 /// The two hosts and what they share.
 struct Hosts {
@@ -68,10 +70,13 @@ impl Hosts {
         self.truth(&self.it.world.path("_base"))
     }
 
-    /// The inode of each file in the cache directory.
-    fn files(&self) -> BTreeMap<String, u64> {
-        let inode = |name: &String| fs_err::symlink_metadata(self.cache_dir().join(name)).unwrap().ino();
-        names(&self.cache_dir()).into_iter().map(|name| (name.clone(), inode(&name))).collect()
+    /// Each file in the cache directory, by its inode and when that was made: numbers of inodes are used again.
+    fn files(&self) -> BTreeMap<String, Made> {
+        let made = |name: &String| {
+            let metadata = fs_err::symlink_metadata(self.cache_dir().join(name)).unwrap();
+            (metadata.ino(), metadata.created().unwrap())
+        };
+        names(&self.cache_dir()).into_iter().map(|name| (name.clone(), made(&name))).collect()
     }
 
     /// Makes all base files two days old.
@@ -156,8 +161,8 @@ fn said(run: &Run) -> String {
 /// Checks what prunes said of a round against what is there, before and after it: names and inodes. nova removes no base
 /// file, but makes one anew where it finds none.
 fn report_is_true(
-    before: &BTreeMap<String, u64>,
-    after: &BTreeMap<String, u64>,
+    before: &BTreeMap<String, Made>,
+    after: &BTreeMap<String, Made>,
     runs: &[Run],
 ) -> Result<(), String> {
     let removed: BTreeSet<_> = runs.iter().flat_map(|run| with_outcome(run, "removed")).collect();

@@ -146,7 +146,7 @@ impl<'a> Pass<'a> {
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
             fingerprints: if self.judging.keep.is_empty() { BTreeSet::new() } else { catalog.fingerprints() },
         };
-        let (keep, unknown) = Selection::resolve(&self.judging.keep, &known)?;
+        let (keep, unknown) = Selection::resolve(&absolute(&self.judging.keep), &known)?;
         let judgement =
             verdict::judge(evidence, self.inventory(), (&self.policy, &keep), as_of.unwrap_or(now));
         let mut warnings = self.case(evidence, &judgement).warnings();
@@ -176,6 +176,7 @@ impl<'a> Pass<'a> {
             names: files.chain(missing).collect(),
             fingerprints: found.catalog.fingerprints(),
         };
+        let words = &absolute(words);
         let (selection, unknown) = Selection::resolve(words, &known)?;
         if let [first, ..] = &unknown[..] {
             anyhow::bail!(
@@ -249,4 +250,13 @@ impl<'a> Pass<'a> {
             crate::warning::count(evidence.rounds, "round"),
         ));
     }
+}
+
+/// Words with a slash are paths, and may be relative ones.
+fn absolute(words: &[OsString]) -> Vec<OsString> {
+    let absolute = |word: &OsString| match word.as_encoded_bytes().contains(&b'/') {
+        true => std::path::absolute(word).map_or_else(|_| word.clone(), Into::into),
+        false => word.clone(),
+    };
+    words.iter().map(absolute).collect()
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
 
-use super::listing::each_entry;
 use super::open::{cause, has_vanished, is_open_in_qemu, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Cache, CacheFile, Identity, Stat, disk, walk};
 use crate::cache_name::set_aside_name;
-use crate::errors::advice;
+use crate::errors::{advice, instances_path_error};
 use crate::layout::Layout;
+use crate::listing::each_entry;
 
 /// Reads the cache directory; `None` where there is none.
 ///
@@ -71,16 +71,7 @@ pub fn read_cache(
 }
 
 fn check_instances_path(path: &Path) -> Result<()> {
-    let metadata = fs_err::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            anyhow::anyhow!(
-                "instances path {}: not found: check that its filesystem is mounted, or name the right directory with \
-                 --instances-path",
-                path.display()
-            )
-        }
-        _ => anyhow::anyhow!("instances path {}: {}: {}", path.display(), cause(&error), advice(&error)),
-    })?;
+    let metadata = fs_err::metadata(path).map_err(|error| instances_path_error(path, &error))?;
     if !metadata.is_dir() {
         bail!("instances path {}: not a directory: name another with --instances-path", path.display());
     }

@@ -5,7 +5,6 @@
 mod cache;
 mod disk;
 mod gather;
-mod listing;
 mod open;
 mod parallel;
 mod references;

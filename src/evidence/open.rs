@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::stat::Mode;
 
 use super::Stat;
+pub use crate::errors::cause;
 
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
 
@@ -84,15 +85,6 @@ pub fn is_open_in_qemu(image: impl AsFd) -> io::Result<bool> {
     };
     retried(|| fcntl(&image, FcntlArg::F_OFD_GETLK(&mut lock)))?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
-}
-
-/// An error without the path that fs-err puts before it: the reports have a field for that.
-pub fn cause(error: &io::Error) -> String {
-    let mut source: &dyn std::error::Error = error;
-    while let Some(deeper) = source.source() {
-        source = deeper;
-    }
-    source.to_string()
 }
 
 /// Whether a file that was listed is not there any more. On NFS another host may have removed it after it was opened.

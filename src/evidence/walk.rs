@@ -17,12 +17,12 @@ use nix::dir::Type;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use super::listing::{each_entry, each_entry_at_once};
 use super::open::{cause, has_vanished, open_examined, open_regular, retried};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, disk, split};
 use crate::errors::advice;
 use crate::layout::{LOCKS, Layout};
+use crate::listing::{each_entry, each_entry_at_once};
 use crate::time::Timestamp;
 
 /// How directories are opened.

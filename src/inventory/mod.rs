@@ -27,6 +27,7 @@ pub use libvirt::parse as parse_domain;
 pub use page::Page;
 pub use row::{DomainDisk, Instance, Lacks, Row, Source};
 
+use crate::listing;
 use crate::warning::{Lacking, Warning};
 
 /// All sources together.
@@ -255,9 +256,8 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     let mut names = Vec::new();
     for folder in [path.to_owned(), path.join("autostart")] {
         if folder.is_dir() {
-            for entry in fs_err::read_dir(folder)? {
-                names.push(entry?.path());
-            }
+            let listed = listing::names(&folder).with_context(|| folder.display().to_string())?;
+            names.extend(listed.into_iter().map(|name| folder.join(name)));
         }
     }
     names.retain(|it| it.extension().is_some_and(|extension| extension == "xml"));

@@ -1,7 +1,6 @@
 //! The same values, printed twice: [`table`] for people, [`json`] for programs.
 
 pub mod json;
-mod size;
 pub mod table;
 
 use std::collections::BTreeMap;

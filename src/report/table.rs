@@ -9,12 +9,12 @@ use anstyle::{AnsiColor, Style};
 use textwrap::WordSplitter;
 use unicode_width::UnicodeWidthStr as _;
 
-use super::size::size_text;
 use super::{ImageFile, PassReport, ScanReport, Total, one_line, printable};
 use crate::catalog::Catalog;
 use crate::evidence::CacheFile;
 use crate::filesystem::Space;
 use crate::outcome::{Done, Outcome};
+use crate::size::size_text;
 use crate::time::ForPeople;
 use crate::verdict::{Code, Judged, Reason, UnlistedDirectory, Verdict};
 use crate::warning::count;
@@ -112,7 +112,7 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>, width: Option<usize
         files.retain(is_shown);
         rows(output, report, &files, width)?;
     }
-    if !is_prune || report.verbose {
+    if !is_prune || report.verbose || !report.is_complete {
         missing(output, report, width)?;
         if !report.in_full && !is_prune {
             unlisted_directories(output, report, width)?;
@@ -155,6 +155,9 @@ fn of_them(report: &PassReport<'_>) -> String {
     let Some(pruned) = &report.pruned else { return String::new() };
     let verb = if pruned.dry_run { "would be removed" } else { "removed" };
     let removed = report.not_downloadable(|it| pruned.outcome(it.name) == pruned.removal());
+    if removed.files == 0 {
+        return String::new();
+    }
     format!(", {} of them {verb} ({})", removed.files, size_text(removed.disk_bytes))
 }
 

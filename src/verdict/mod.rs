@@ -281,7 +281,7 @@ impl<'a> Judge<'a, '_> {
             Kind::Other => (Code::NotACacheFile, not_a_cache_file(file)),
             Kind::SetAside => (
                 Code::SetAside,
-                "set aside by a prune that was killed: run prune again to put it back under its own name"
+                "set aside by a prune that was killed or is still running: if none is running, run prune again to put it back"
                     .into(),
             ),
             Kind::Partial if !self.policy.partials => {

@@ -1,12 +1,15 @@
-//! What a directory holds.
+//! What a directory holds. Not by the standard library, which panics where a directory cannot be closed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use nix::dir::Type;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use rustix::fs::{FileType, RawDir};
 
 /// The memory of a listing of one instance's directory, in bytes.
@@ -23,7 +26,16 @@ pub fn each_entry(directory: BorrowedFd<'_>, with: impl FnMut(&OsStr, u64, Optio
     read(directory, &mut [MaybeUninit::uninit(); SMALL], with)
 }
 
-/// The same of a directory in which entries are renamed meanwhile, read by one system call.
+/// The names in a directory.
+pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(directory, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    each_entry(opened.as_fd(), |name, _, _| names.push(name.to_owned()))?;
+    Ok(names)
+}
+
+/// As [`each_entry`], of a directory in which entries are renamed meanwhile: read by one system call.
 ///
 /// On a local filesystem the kernel holds the directory's lock during the call, so that no rename can come in between: a
 /// directory that is renamed all the time is there under one of its names. The C library reads 32 KiB a call.
