@@ -99,7 +99,9 @@ fn waiting(it: &InUse, nohup: bool) -> (Stopped, [String; 3]) {
     let files = three_files(it);
     let prune = prune_command(&it.world, ["-v"]);
     // Two descriptors a file, and the spare ones.
-    let limit = format!("ulimit -n 259; exec {}\"$0\" \"$@\"", if nohup { "nohup " } else { "" });
+    // What runs the tests may have some signals ignored, as a shell has for what it puts into the background.
+    let with = if nohup { "nohup" } else { "env --default-signal=INT,TERM,HUP" };
+    let limit = format!("ulimit -n 259; exec {with} \"$0\" \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &limit]).arg(prune.get_program()).args(prune.get_args());
     (it.world.aside(&mut command, &files[0]), files)
