@@ -116,9 +116,7 @@ fn roots(world: &World) -> (PathBuf, PathBuf) {
 
 #[test]
 fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
-    if !is_root() {
-        return;
-    }
+    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
     let (it, name) = novas();
     let (directory, _) = roots(&it.world);
     fs_err::remove_dir(it.world.path("locks")).unwrap();
@@ -148,9 +146,7 @@ fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
 /// nova cannot remove what lies there, so that root does not for it.
 #[test]
 fn a_cache_directory_that_leads_to_roots_loses_nothing() {
-    if !is_root() {
-        return;
-    }
+    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
     let (it, name) = novas();
     let (directory, _) = roots(&it.world);
     for name in [&name, &it.used] {
@@ -176,9 +172,7 @@ impl Drop for AtEnd<'_> {
 #[test]
 fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
     const PRUNES: usize = 40;
-    if !is_root() {
-        return;
-    }
+    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
     let (it, _) = novas();
     let world = &it.world;
     let (directory, victim) = roots(world);
@@ -220,9 +214,7 @@ fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
 
 #[test]
 fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
-    if !is_root() {
-        return;
-    }
+    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
     let (it, _) = novas();
     let (_, victim) = roots(&it.world);
     let before = Snapshot::of(&victim);

@@ -19,7 +19,6 @@ use crate::owner::Owner;
 use crate::plan::Plan;
 use crate::removal::{Removal, SecondLook, Tools};
 use crate::report::{self, Pruned};
-use crate::selection::Selection;
 use crate::signals::Signals;
 use crate::verdict::{Code, Judged, Verdict};
 use crate::warning::Warning;
@@ -49,7 +48,7 @@ impl Command<'_> {
         let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
         let mut found = self.judge(&evidence)?;
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
-        let (mut outcomes, _) = self.intents(&mut found)?;
+        let mut outcomes = self.intents(&mut found)?;
         let mut goal = None;
         if let Some((wanted_bytes, space)) = self.wanted()? {
             let available_before_bytes = space.available_bytes;
@@ -81,7 +80,7 @@ impl Command<'_> {
         if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
             let mut found = self.judge(&evidence)?;
             if evidence.cache.is_none() {
-                let (outcomes, _) = self.intents(&mut found)?;
+                let outcomes = self.intents(&mut found)?;
                 return self.report(found, Work { outcomes, ..Work::default() });
             }
         }
@@ -104,7 +103,7 @@ impl Command<'_> {
             let mut found = self.judge(&evidence)?;
             found.warnings.extend(leftovers.into_iter().flatten());
             found.warnings.extend(locks_not_shared(&self.pass.layout.instances_path));
-            let (outcomes, _) = self.intents(&mut found)?;
+            let outcomes = self.intents(&mut found)?;
             let mut work = Work { outcomes, ..Work::default() };
             if let (Some(removal), Some(cache)) = (&removal, &evidence.cache) {
                 removal.check_same(cache)?;
@@ -231,12 +230,12 @@ impl Command<'_> {
         Ok(found)
     }
 
-    fn intents<'e>(&self, found: &mut Found<'e>) -> Result<(Outcomes<'e>, Option<Selection>)> {
+    fn intents<'e>(&self, found: &mut Found<'e>) -> Result<Outcomes<'e>> {
         let asked = self.pass.select(&self.args.subjects, found)?;
         if let Some(plan) = &self.plan {
             found.warnings.extend(plan.differs_from(&self.pass.policy));
         }
-        Ok((intents(&found.judgement, self.plan.as_ref(), asked.as_ref()), asked))
+        Ok(intents(&found.judgement, self.plan.as_ref(), asked.as_ref()))
     }
 
     /// How many bytes are to be free, and what is free now.
