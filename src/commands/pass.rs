@@ -19,7 +19,7 @@ use crate::images::{self, Images};
 use crate::inventory::{self, Inventory, Texts};
 use crate::layout::Layout;
 use crate::progress::Progress;
-use crate::report::{self, PassReport, Pruned, json, table};
+use crate::report::{self, Head, PassReport, Pruned, json, table};
 use crate::selection::{Known, Selection};
 use crate::settings;
 use crate::time::{AsOf, Timestamp};
@@ -204,11 +204,9 @@ impl<'a> Pass<'a> {
         let is_complete =
             found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
         let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
+        let command = if pruned.is_some() { "prune" } else { "explain" };
         let report = PassReport {
-            command: if pruned.is_some() { "prune" } else { "explain" },
-            generated_at: Timestamp::now(),
-            layout: &self.layout,
-            space: report::space_of(&self.layout),
+            head: Head::new(command, &self.layout, &found.warnings),
             policy: &self.policy,
             as_of: found.as_of,
             inventory: self.inventory().filter(|_| self.has_source),
@@ -218,16 +216,11 @@ impl<'a> Pass<'a> {
             missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
             catalog: &found.catalog,
             pruned,
-            warnings: &found.warnings,
             in_full: selection.is_some(),
             verbose: self.global.verbose,
         };
         report::print_warnings(&found.warnings, self.global);
-        report::print(
-            self.global.format,
-            |output| table::pass(output, &report, table::terminal_width()),
-            |output| json::pass(output, &report),
-        )?;
+        report::print(self.global.format, || table::pass(&report), |output| json::pass(output, &report))?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
     }
 

@@ -11,9 +11,8 @@ use crate::exit::Exit;
 use crate::guard;
 use crate::images;
 use crate::progress::Progress;
-use crate::report::{self, ScanReport, json, table};
+use crate::report::{self, Head, ScanReport, json, table};
 use crate::settings;
-use crate::time::Timestamp;
 use crate::warning::Warning;
 
 pub fn run(global: &Global, args: &Scan) -> Result<Exit> {
@@ -29,18 +28,11 @@ pub fn run(global: &Global, args: &Scan) -> Result<Exit> {
     }
     warnings.extend(guard::set_aside_found(cache.as_ref()));
     let report = ScanReport {
-        generated_at: Timestamp::now(),
-        layout: &layout,
-        space: report::space_of(&layout),
+        head: Head::new("scan", &layout, &warnings),
         files: cache.iter().flat_map(|it| &it.files).map(|(name, file)| (name.as_os_str(), file)).collect(),
         catalog: &Catalog::new(images.as_ref(), None),
-        warnings: &warnings,
     };
     report::print_warnings(&warnings, global);
-    report::print(
-        global.format,
-        |output| table::scan(output, &report, table::terminal_width()),
-        |output| json::scan(output, &report),
-    )?;
+    report::print(global.format, || table::scan(&report), |output| json::scan(output, &report))?;
     Ok(Exit::Done)
 }

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anstream::adapter::strip_bytes;
+use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
 
@@ -31,26 +31,36 @@ pub struct ImageFile {
     pub image_id: String,
     pub file_name: String,
     /// Where that file is or would be, and whether it is there; where an instances path was named.
-    pub place: Option<(PathBuf, Option<bool>)>,
+    pub path: Option<PathBuf>,
+    pub exists: Option<bool>,
 }
 
-/// What `scan` prints.
-pub struct ScanReport<'a> {
-    pub generated_at: Timestamp,
-    pub layout: &'a Layout,
-    pub space: Option<Space>,
-    /// By name.
-    pub files: Vec<(&'a OsStr, &'a CacheFile)>,
-    pub catalog: &'a Catalog<'a>,
-    pub warnings: &'a [Warning],
-}
-
-/// What `explain` and `prune` print.
-pub struct PassReport<'a> {
+/// What every report of a cache begins with.
+pub struct Head<'a> {
     pub command: &'static str,
     pub generated_at: Timestamp,
     pub layout: &'a Layout,
     pub space: Option<Space>,
+    pub warnings: &'a [Warning],
+}
+
+impl<'a> Head<'a> {
+    pub fn new(command: &'static str, layout: &'a Layout, warnings: &'a [Warning]) -> Self {
+        Self { command, generated_at: Timestamp::now(), layout, space: space_of(layout), warnings }
+    }
+}
+
+/// What `scan` prints.
+pub struct ScanReport<'a> {
+    pub head: Head<'a>,
+    /// By name.
+    pub files: Vec<(&'a OsStr, &'a CacheFile)>,
+    pub catalog: &'a Catalog<'a>,
+}
+
+/// What `explain` and `prune` print.
+pub struct PassReport<'a> {
+    pub head: Head<'a>,
     pub policy: &'a Policy,
     pub as_of: Option<Timestamp>,
     pub inventory: Option<&'a Inventory>,
@@ -62,7 +72,6 @@ pub struct PassReport<'a> {
     pub catalog: &'a Catalog<'a>,
     /// Only of a prune.
     pub pruned: Option<Pruned<'a>>,
-    pub warnings: &'a [Warning],
     /// Whether the files were asked for by name, so that everything about them is wanted.
     pub in_full: bool,
     pub verbose: bool,
@@ -98,7 +107,7 @@ impl Pruned<'_> {
 }
 
 /// A number of files and what they take on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Default, serde::Serialize)]
 pub struct Total {
     pub files: usize,
     pub disk_bytes: u64,
@@ -106,32 +115,25 @@ pub struct Total {
 
 impl Total {
     fn of<'a>(files: impl IntoIterator<Item = &'a CacheFile>) -> Self {
-        files
-            .into_iter()
-            .fold(Self::default(), |sum, file| sum.plus(Self { files: 1, disk_bytes: file.disk_bytes() }))
-    }
-
-    const fn plus(self, other: Self) -> Self {
-        Self { files: self.files + other.files, disk_bytes: self.disk_bytes + other.disk_bytes }
+        let mut total = Self::default();
+        for file in files {
+            total.files += 1;
+            total.disk_bytes += file.disk_bytes();
+        }
+        total
     }
 
     /// The totals per key, every key of `all` among them.
-    fn by<'a, K: Ord + Copy>(
-        all: &[K],
-        files: impl IntoIterator<Item = (K, &'a CacheFile)>,
-    ) -> BTreeMap<K, Self> {
-        let mut totals: BTreeMap<K, Self> = all.iter().map(|key| (*key, Self::default())).collect();
-        for (key, file) in files {
-            let total = totals.entry(key).or_default();
-            *total = total.plus(Self::of([file]));
-        }
-        totals
+    fn by<K: Ord + Copy>(all: &[K], files: &[(K, &CacheFile)]) -> BTreeMap<K, Self> {
+        let of = |key: &K| Self::of(files.iter().filter(|(it, _)| it == key).map(|(_, file)| *file));
+        all.iter().map(|key| (*key, of(key))).collect()
     }
 }
 
 impl ScanReport<'_> {
     fn by_kind(&self) -> BTreeMap<Kind, Total> {
-        Total::by(&Kind::ALL, self.files.iter().map(|(name, file)| (file.kind(name), *file)))
+        let files: Vec<_> = self.files.iter().map(|(name, file)| (file.kind(name), *file)).collect();
+        Total::by(&Kind::ALL, &files)
     }
 
     fn not_downloadable(&self) -> Total {
@@ -143,12 +145,13 @@ impl ScanReport<'_> {
 
 impl PassReport<'_> {
     fn by_verdict(&self) -> BTreeMap<Verdict, Total> {
-        Total::by(&Verdict::ALL, self.files.iter().map(|it| (it.verdict, it.file)))
+        let files: Vec<_> = self.files.iter().map(|it| (it.verdict, it.file)).collect();
+        Total::by(&Verdict::ALL, &files)
     }
 
-    fn by_outcome(&self) -> Option<BTreeMap<Outcome, Total>> {
-        let pruned = self.pruned.as_ref()?;
-        Some(Total::by(&Outcome::ALL, self.files.iter().map(|it| (pruned.outcome(it.name), it.file))))
+    fn by_outcome(&self, pruned: &Pruned<'_>) -> BTreeMap<Outcome, Total> {
+        let files: Vec<_> = self.files.iter().map(|it| (pruned.outcome(it.name), it.file)).collect();
+        Total::by(&Outcome::ALL, &files)
     }
 
     fn done(&self, file: &Judged<'_>) -> Option<&Done> {
@@ -177,20 +180,17 @@ pub fn space_of(layout: &Layout) -> Option<Space> {
 /// [`OutputFailed`] where the output cannot be written.
 pub fn print(
     format: Format,
-    as_table: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    as_table: impl FnOnce() -> String,
     as_json: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let result = match format {
         Format::Table => {
-            // As a whole, for styles are stripped from what is written at once: thousands of calls, else.
-            let mut text = Vec::new();
-            as_table(&mut text).and_then(|()| {
-                if AutoStream::choice(&stdout) == ColorChoice::Never {
-                    text = strip_bytes(&text).into_vec();
-                }
-                stdout.write_all(&text)
-            })
+            let mut text = as_table();
+            if AutoStream::choice(&stdout) == ColorChoice::Never {
+                text = strip_str(&text).to_string();
+            }
+            stdout.write_all(text.as_bytes())
         }
         Format::Json => as_json(&mut stdout).and_then(|()| stdout.write_all(b"\n")),
     };
