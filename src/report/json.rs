@@ -100,6 +100,10 @@ pub fn pass(output: &mut dyn Write, report: &PassReport<'_>) -> io::Result<()> {
 }
 
 fn head(head: &Head<'_>) -> Value {
+    let warnings = head.warnings.iter().map(|it| {
+        let (code, level) = it.code_and_level();
+        json!({ "code": code, "level": level, "text": it.to_string() })
+    });
     json!({
         "schema_version": SCHEMA_VERSION,
         "command": head.command,
@@ -108,7 +112,7 @@ fn head(head: &Head<'_>) -> Value {
         "instances_path": head.layout.instances_path.to_string_lossy(),
         "cache_dir": head.layout.cache_dir().to_string_lossy(),
         "filesystem": head.space,
-        "warnings": head.warnings,
+        "warnings": warnings.collect::<Value>(),
     })
 }
 

@@ -24,7 +24,7 @@ use crate::layout::Layout;
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::time::Timestamp;
 use crate::verdict::{Judged, Judgement, Missing, Policy, Verdict};
-use crate::warning::{Level, Warning};
+use crate::warning::Warning;
 
 /// An image and the name of its cache file.
 pub struct ImageFile {
@@ -209,10 +209,11 @@ pub fn print_message(text: &str) {
 
 /// Prints warnings to stderr, and notes where they are wanted.
 pub fn print_warnings(warnings: &[Warning], global: &Global) {
-    let is_wanted = |it: &&Warning| it.level() == Level::Warning || global.verbose;
-    if !global.quiet {
-        let print = |it: &Warning| print_message(&format!("{}: {it}", it.level().as_str()));
-        warnings.iter().filter(is_wanted).for_each(print);
+    for warning in warnings {
+        let (_, level) = warning.code_and_level();
+        if !global.quiet && (level != "note" || global.verbose) {
+            print_message(&format!("{level}: {warning}"));
+        }
     }
 }
 
