@@ -30,7 +30,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use crate::cache_name::CacheName;
 use crate::errors::{advice, instances_path_error};
 use crate::evidence::Identity;
-use crate::exit::AlreadyRunning;
+use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
 use crate::owner::Owner;
 use crate::processes;
@@ -94,7 +94,7 @@ impl Locks {
     /// Does the work of a prune while no other prune of this path runs.
     ///
     /// # Errors
-    /// [`AlreadyRunning`]; where the lock cannot be taken; and those of the work.
+    /// Where another prune is running; where the lock cannot be taken; and those of the work.
     pub fn exclusively<T>(&self, layout: &Layout, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let cannot_lock = |error: io::Error| {
             anyhow!("cannot lock {}: {error}: {}", self.path.join(RUN_LOCK).display(), advice(&error))
@@ -106,7 +106,11 @@ impl Locks {
             let _guard = match lock.try_write() {
                 Ok(guard) => guard,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(AlreadyRunning(layout.instances_path.display().to_string()).into());
+                    let path = layout.instances_path.display();
+                    let message = format!(
+                        "another prune of {path} is running: wait for it to end, then run this again"
+                    );
+                    return Err(Failure { exit: Exit::AlreadyRunning, message }.into());
                 }
                 Err(error) => return Err(cannot_lock(error)),
             };

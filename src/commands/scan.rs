@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::catalog::Catalog;
-use crate::cli::{Global, Scan};
+use crate::cli::{Global, Listing};
 use crate::evidence::{Gathering, read_cache};
 use crate::exit::Exit;
 use crate::guard;
@@ -15,9 +15,9 @@ use crate::report::{self, Head, ScanReport, json, table};
 use crate::settings;
 use crate::warning::Warning;
 
-pub fn run(global: &Global, args: &Scan) -> Result<Exit> {
+pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
     let layout = settings::layout(global, &settings::nova_conf(global, None)?)?;
-    let images = images::load(&args.listing.images)?;
+    let images = images::load(&args.images)?;
     let progress = Progress::default();
     let set_aside = BTreeSet::new();
     let gathering = Gathering { layout: &layout, set_aside: &set_aside, progress: &progress };

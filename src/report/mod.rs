@@ -16,7 +16,7 @@ use crate::cache_name::Kind;
 use crate::catalog::Catalog;
 use crate::cli::{Format, Global};
 use crate::evidence::CacheFile;
-use crate::exit::OutputFailed;
+use crate::exit::{Exit, Failure};
 use crate::filesystem::Space;
 use crate::goal::Goal;
 use crate::inventory::Inventory;
@@ -124,34 +124,32 @@ impl Total {
     }
 
     /// The totals per key, every key of `all` among them.
-    fn by<K: Ord + Copy>(all: &[K], files: &[(K, &CacheFile)]) -> BTreeMap<K, Self> {
-        let of = |key: &K| Self::of(files.iter().filter(|(it, _)| it == key).map(|(_, file)| *file));
+    fn by<'a, K: Ord + Copy>(
+        all: &[K],
+        files: impl Iterator<Item = (K, &'a CacheFile)> + Clone,
+    ) -> BTreeMap<K, Self> {
+        let of = |key: &K| Self::of(files.clone().filter(|(it, _)| it == key).map(|(_, file)| file));
         all.iter().map(|key| (*key, of(key))).collect()
     }
 }
 
 impl ScanReport<'_> {
     fn by_kind(&self) -> BTreeMap<Kind, Total> {
-        let files: Vec<_> = self.files.iter().map(|(name, file)| (file.kind(name), *file)).collect();
-        Total::by(&Kind::ALL, &files)
+        Total::by(&Kind::ALL, self.files.iter().map(|(name, file)| (file.kind(name), *file)))
     }
 
-    fn not_downloadable(&self) -> Total {
-        let is_lost =
-            |name: &OsStr, file: &CacheFile| self.catalog.downloadable(name, file.kind(name)) == Some(false);
-        Total::of(self.files.iter().filter(|(name, file)| is_lost(name, file)).map(|(_, file)| *file))
+    fn is_lost(&self, name: &OsStr, file: &CacheFile) -> bool {
+        self.catalog.downloadable(name, file.kind(name)) == Some(false)
     }
 }
 
 impl PassReport<'_> {
     fn by_verdict(&self) -> BTreeMap<Verdict, Total> {
-        let files: Vec<_> = self.files.iter().map(|it| (it.verdict, it.file)).collect();
-        Total::by(&Verdict::ALL, &files)
+        Total::by(&Verdict::ALL, self.files.iter().map(|it| (it.verdict, it.file)))
     }
 
     fn by_outcome(&self, pruned: &Pruned<'_>) -> BTreeMap<Outcome, Total> {
-        let files: Vec<_> = self.files.iter().map(|it| (pruned.outcome(it.name), it.file)).collect();
-        Total::by(&Outcome::ALL, &files)
+        Total::by(&Outcome::ALL, self.files.iter().map(|it| (pruned.outcome(it.name), it.file)))
     }
 
     fn done(&self, file: &Judged<'_>) -> Option<&Done> {
@@ -177,7 +175,7 @@ pub fn space_of(layout: &Layout) -> Option<Space> {
 /// Prints to stdout; a closed pipe ends that quietly.
 ///
 /// # Errors
-/// [`OutputFailed`] where the output cannot be written.
+/// Where the output cannot be written, whatever had been done before.
 pub fn print(
     format: Format,
     as_table: impl FnOnce() -> String,
@@ -196,8 +194,11 @@ pub fn print(
     };
     let result = result.and_then(|()| stdout.flush());
     match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result.map_err(OutputFailed)?),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("cannot write the output: {error}");
+            Err(Failure { exit: Exit::Incomplete, message }.into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -51,24 +51,24 @@ pub fn scan(report: &ScanReport<'_>) -> String {
     let mut files = report.files.clone();
     files.sort_by_key(|(name, file)| (Reverse(file.disk_bytes()), *name));
     let row = |(name, file): (&OsStr, &CacheFile)| {
-        let is_lost = report.catalog.downloadable(name, file.kind(name)) == Some(false);
-        let image = image_name(report.catalog, name);
+        let lost = if report.is_lost(name, file) { NOT_DOWNLOADABLE } else { "" };
         let age = file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(report.head.generated_at));
         Row {
             word: file.kind(name).as_str(),
             size: size(file),
             age: age.map_or("?".into(), |it| ForPeople(it).to_string()),
             name: printable(name),
-            image: joined([&image, if is_lost { NOT_DOWNLOADABLE } else { "" }], "; "),
+            image: joined([&image_name(report.catalog, name), lost], "; "),
             ..Row::default()
         }
     };
     let rows: Vec<Row> = files.into_iter().map(row).collect();
+    let lost = report.files.iter().filter(|(name, file)| report.is_lost(name, file)).map(|(_, file)| *file);
     let by_kind = report.by_kind().into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total));
     [
         table(("KIND", 9), &rows, width),
         totals(by_kind, width),
-        not_downloadable(report.not_downloadable(), "", width),
+        not_downloadable(Total::of(lost), "", width),
         last_line(&free(report.head.space), width),
     ]
     .concat()
