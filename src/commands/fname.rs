@@ -30,7 +30,7 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
             ImageFile { image_id, file_name, path, exists }
         })
         .collect();
-    report::print(global.format, || table::fname(&files), |output| json::fname(output, &files))?;
+    report::write(global.format, || table::fname(&files), |output| json::fname(output, &files))?;
     Ok(Exit::Done)
 }
 

@@ -19,7 +19,7 @@ use crate::images::{self, Images};
 use crate::inventory::{self, Inventory, Texts};
 use crate::layout::Layout;
 use crate::progress::Progress;
-use crate::report::{self, Head, PassReport, Pruned, json, table};
+use crate::report::{self, Entry, Pruned, Report};
 use crate::selection::{Known, Selection};
 use crate::settings;
 use crate::time::{AsOf, Timestamp};
@@ -204,23 +204,34 @@ impl<'a> Pass<'a> {
         let is_complete =
             found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
         let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
-        let command = if pruned.is_some() { "prune" } else { "explain" };
-        let report = PassReport {
-            head: Head::new(command, &self.layout, &found.warnings),
-            policy: &self.policy,
-            as_of: found.as_of,
-            inventory: self.inventory().filter(|_| self.has_source),
-            judgement: &found.judgement,
-            is_complete,
-            files: found.judgement.files.iter().filter(|it| is_shown(it.name)).collect(),
-            missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
+        let done = pruned.as_ref().map(|it| it.done);
+        let files = found.judgement.files.iter().filter(|it| is_shown(it.name)).map(|it| Entry {
+            name: it.name,
+            file: it.file,
+            judged: Some(it),
+            done: done.and_then(|done| done.get(it.name)),
+        });
+        let files = files.collect();
+        let report = Report {
+            command: if pruned.is_some() { "prune" } else { "explain" },
+            generated_at: Timestamp::now(),
+            layout: &self.layout,
+            warnings: &found.warnings,
             catalog: &found.catalog,
-            pruned,
-            in_full: selection.is_some(),
-            verbose: self.global.verbose,
+            files,
+            pass: Some(report::Pass {
+                policy: &self.policy,
+                as_of: found.as_of,
+                inventory: self.inventory().filter(|_| self.has_source),
+                judgement: &found.judgement,
+                is_complete,
+                missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
+                pruned,
+                in_full: selection.is_some(),
+                verbose: self.global.verbose,
+            }),
         };
-        report::print_warnings(&found.warnings, self.global);
-        report::print(self.global.format, || table::pass(&report), |output| json::pass(output, &report))?;
+        report::print(&report, self.global)?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
     }
 

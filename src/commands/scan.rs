@@ -11,8 +11,9 @@ use crate::exit::Exit;
 use crate::guard;
 use crate::images;
 use crate::progress::Progress;
-use crate::report::{self, Head, ScanReport, json, table};
+use crate::report::{self, Entry, Report};
 use crate::settings;
+use crate::time::Timestamp;
 use crate::warning::Warning;
 
 pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
@@ -27,12 +28,20 @@ pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
         warnings.push(Warning::NoCacheDirectory { cache_dir: layout.cache_dir().display().to_string() });
     }
     warnings.extend(guard::set_aside_found(cache.as_ref()));
-    let report = ScanReport {
-        head: Head::new("scan", &layout, &warnings),
-        files: cache.iter().flat_map(|it| &it.files).map(|(name, file)| (name.as_os_str(), file)).collect(),
+    let entry = |(name, file)| Entry { name, file, judged: None, done: None };
+    let report = Report {
+        command: "scan",
+        generated_at: Timestamp::now(),
+        layout: &layout,
+        warnings: &warnings,
         catalog: &Catalog::new(images.as_ref(), None),
+        files: cache
+            .iter()
+            .flat_map(|it| &it.files)
+            .map(|(name, file)| entry((name.as_os_str(), file)))
+            .collect(),
+        pass: None,
     };
-    report::print_warnings(&warnings, global);
-    report::print(global.format, || table::scan(&report), |output| json::scan(output, &report))?;
+    report::print(&report, global)?;
     Ok(Exit::Done)
 }

@@ -1,19 +1,19 @@
 //! JSON: one object, its lists sorted by name; nova-imagecache-json(5) describes every field.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt as _;
-use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::{Head, ImageFile, PassReport, ScanReport, Total};
+use super::{Entry, ImageFile, Pass, Report, Total};
 use crate::cache_name::{CacheName, Kind};
 use crate::catalog::Catalog;
-use crate::evidence::CacheFile;
+use crate::outcome::Outcome;
 use crate::schema::SCHEMA_VERSION;
-use crate::verdict::{Judged, Reason};
+use crate::verdict::{Reason, Verdict};
 
 /// Writes what `fname` found.
 pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
@@ -29,120 +29,121 @@ pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
     write(output, Document { head, files: || files.iter().map(file), tail: Value::Null })
 }
 
-/// Writes what `scan` found.
-pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>) -> io::Result<()> {
-    let head = head(&report.head);
-    let now = report.head.generated_at;
-    let age = |file: &CacheFile| file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(now));
-    let files = || report.files.iter().map(|(name, it)| file((name, it), age(it), report.catalog));
-    let total = Total::of(report.files.iter().map(|(_, file)| *file));
-    let tail = json!({ "summary": merged([json!(total), json!({ "by_kind": report.by_kind() })]) });
-    write(output, Document { head, files, tail })
-}
-
-/// Writes what `explain` or `prune` found.
-pub fn pass(output: &mut dyn Write, report: &PassReport<'_>) -> io::Result<()> {
-    let pruned = report.pruned.as_ref();
-    let policy = report.policy;
-    let judgement = report.judgement;
-    let head = merged([
-        head(&report.head),
-        pruned.map_or(Value::Null, |it| json!({ "dry_run": it.dry_run, "goal": it.goal })),
-        json!({
-            "complete": report.is_complete,
-            "policy": {
-                "host": policy.host,
-                "original_minimum_age_seconds": policy.original_minimum_age.as_secs(),
-                "resized_minimum_age_seconds": policy.resized_minimum_age.as_secs(),
-                "ignore_unlisted": policy.ignore_unlisted,
-                "partials": policy.partials,
-                "as_of": report.as_of.map(|it| it.rfc3339()),
-            },
-            "inventory": report.inventory.map(|it| json!({
-                "sources": it.sources,
-                "instances": it.instances.len(),
-                "counted": judgement.counted,
-            })),
-        }),
-    ]);
-    let missing = report.missing.iter().map(|it| {
-        let fields = json!({
-            "reasons": reasons(&it.reasons),
-            "image": report.catalog.image(&it.name),
-            "downloadable": report.catalog.downloadable(&it.name, CacheName::parse(&it.name).kind()),
-        });
-        merged([named(&it.name), fields])
-    });
-    let unlisted_directories = judgement.unlisted_directories.iter().map(|it| {
-        let fields = json!({
-            "disk_bytes": it.disk_bytes,
-            "mtime": it.mtime.map(|it| it.rfc3339()),
-            "keeps": it.keeps.iter().map(|it| it.to_string_lossy()).collect::<Value>(),
-        });
-        merged([named(it.name), fields])
-    });
-    let unreadable = judgement.unreadable.iter();
-    let unreadable = unreadable
-        .map(|it| json!({ "path": it.path.to_string_lossy(), "error": it.error, "blocks": it.blocks }));
-    let summary = merged([
-        json!(Total::of(report.files.iter().map(|it| it.file))),
-        json!({ "by_verdict": report.by_verdict(), "not_downloadable": report.not_downloadable(|_| true) }),
-        pruned
-            .map_or(Value::Null, |it| json!({ "by_outcome": report.by_outcome(it), "touched": it.touched })),
-    ]);
-    let tail = json!({
-        "missing": missing.collect::<Value>(),
-        "unlisted_directories": unlisted_directories.collect::<Value>(),
-        "unreadable": unreadable.collect::<Value>(),
-        "summary": summary,
-    });
-    write(output, Document { head, files: || report.files.iter().map(|it| judged(it, report)), tail })
-}
-
-fn head(head: &Head<'_>) -> Value {
-    let warnings = head.warnings.iter().map(|it| {
+/// Writes what `scan`, `explain` or `prune` found.
+pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
+    let warnings = report.warnings.iter().map(|it| {
         let (code, level) = it.code_and_level();
         json!({ "code": code, "level": level, "text": it.to_string() })
     });
-    json!({
+    let mut head = json!({
         "schema_version": SCHEMA_VERSION,
-        "command": head.command,
+        "command": report.command,
         "version": env!("CARGO_PKG_VERSION"),
-        "generated_at": head.generated_at.rfc3339(),
-        "instances_path": head.layout.instances_path.to_string_lossy(),
-        "cache_dir": head.layout.cache_dir().to_string_lossy(),
-        "filesystem": head.space,
+        "generated_at": report.generated_at.rfc3339(),
+        "instances_path": report.layout.instances_path.to_string_lossy(),
+        "cache_dir": report.layout.cache_dir().to_string_lossy(),
+        "filesystem": super::space_of(report.layout),
         "warnings": warnings.collect::<Value>(),
-    })
+    });
+    let mut tail = json!({});
+    let mut summary = json!(Total::of(&report.files));
+    match &report.pass {
+        None => summary["by_kind"] = totals(&Kind::ALL, report, |it| Some(it.file.kind(it.name))),
+        Some(pass) => {
+            add_head(&mut head, pass);
+            add_lists(&mut tail, pass, report.catalog);
+            summary["by_verdict"] = totals(&Verdict::ALL, report, |it| it.judged.map(|it| it.verdict));
+            summary["not_downloadable"] = json!(Total::of(report.lost()));
+        }
+    }
+    if let Some(pruned) = report.pruned() {
+        summary["by_outcome"] = totals(&Outcome::ALL, report, |it| it.done.map(|it| it.outcome));
+        summary["touched"] = json!(pruned.touched);
+    }
+    tail["summary"] = summary;
+    write(output, Document { head, files: || report.files.iter().map(|it| file(it, report)), tail })
 }
 
-fn judged(judged: &Judged<'_>, report: &PassReport<'_>) -> Value {
-    let fields = json!({
-        "minimum_age_seconds": judged.minimum_age.map(|it| it.as_secs()),
-        "verdict": judged.verdict,
-        "reasons": reasons(&judged.reasons),
+fn add_head(head: &mut Value, pass: &Pass<'_>) {
+    if let Some(pruned) = &pass.pruned {
+        head["dry_run"] = json!(pruned.dry_run);
+        head["goal"] = json!(pruned.goal);
+    }
+    head["complete"] = json!(pass.is_complete);
+    head["policy"] = json!({
+        "host": pass.policy.host,
+        "original_minimum_age_seconds": pass.policy.original_minimum_age.as_secs(),
+        "resized_minimum_age_seconds": pass.policy.resized_minimum_age.as_secs(),
+        "ignore_unlisted": pass.policy.ignore_unlisted,
+        "partials": pass.policy.partials,
+        "as_of": pass.as_of.map(|it| it.rfc3339()),
     });
-    let done = report.done(judged).map(|it| json!({ "outcome": it.outcome, "error": it.error }));
-    let file = file((judged.name, judged.file), judged.age, report.catalog);
-    merged([file, fields, done.unwrap_or_default()])
+    let counted = pass.judgement.counted;
+    let inventory = pass.inventory;
+    head["inventory"] = inventory.map_or(
+        Value::Null,
+        |it| json!({ "sources": it.sources, "instances": it.instances.len(), "counted": counted }),
+    );
 }
 
-fn file((name, file): (&OsStr, &CacheFile), age: Option<Duration>, catalog: &Catalog<'_>) -> Value {
-    let kind = file.kind(name);
-    let stat = file.stat.as_ref().ok();
-    let fingerprint = CacheName::parse(name).fingerprint().filter(|_| kind != Kind::Other);
-    let fields = json!({
-        "path": file.path.to_string_lossy(),
-        "kind": kind,
-        "size_bytes": stat.map(|it| it.size_bytes),
-        "disk_bytes": stat.map(|it| it.disk_bytes),
-        "mtime": stat.map(|it| it.mtime.rfc3339()),
-        "age_seconds": age.map(|it| it.as_secs()),
-        "fingerprint": fingerprint,
-        "image": fingerprint.and_then(|_| catalog.image(name)),
-        "downloadable": catalog.downloadable(name, kind),
+/// The lists that follow the files.
+fn add_lists(tail: &mut Value, pass: &Pass<'_>, catalog: &Catalog<'_>) {
+    let missing = pass.missing.iter().map(|it| {
+        let mut missing = named(&it.name);
+        missing["reasons"] = reasons(&it.reasons);
+        missing["image"] = json!(catalog.image(&it.name));
+        missing["downloadable"] = json!(catalog.downloadable(&it.name, CacheName::parse(&it.name).kind()));
+        missing
     });
-    merged([named(name), fields])
+    let directories = pass.judgement.unlisted_directories.iter().map(|it| {
+        let mut directory = named(it.name);
+        directory["disk_bytes"] = json!(it.disk_bytes);
+        directory["mtime"] = json!(it.mtime.map(|it| it.rfc3339()));
+        directory["keeps"] = it.keeps.iter().map(|it| it.to_string_lossy()).collect();
+        directory
+    });
+    let unreadable = pass.judgement.unreadable.iter();
+    let unreadable = unreadable
+        .map(|it| json!({ "path": it.path.to_string_lossy(), "error": it.error, "blocks": it.blocks }));
+    tail["missing"] = missing.collect();
+    tail["unlisted_directories"] = directories.collect();
+    tail["unreadable"] = unreadable.collect();
+}
+
+/// The totals per key, every key among them.
+fn totals<K: Copy + Ord + Serialize>(
+    keys: &[K],
+    report: &Report<'_>,
+    key_of: impl Fn(&Entry<'_>) -> Option<K>,
+) -> Value {
+    let total = |key: K| Total::of(report.files.iter().filter(|it| key_of(it) == Some(key)));
+    json!(keys.iter().map(|key| (*key, total(*key))).collect::<BTreeMap<K, Total>>())
+}
+
+fn file(it: &Entry<'_>, report: &Report<'_>) -> Value {
+    let kind = it.file.kind(it.name);
+    let stat = it.file.stat.as_ref().ok();
+    let fingerprint = CacheName::parse(it.name).fingerprint().filter(|_| kind != Kind::Other);
+    let mut file = named(it.name);
+    file["path"] = json!(it.file.path.to_string_lossy());
+    file["kind"] = json!(kind);
+    file["size_bytes"] = json!(stat.map(|it| it.size_bytes));
+    file["disk_bytes"] = json!(stat.map(|it| it.disk_bytes));
+    file["mtime"] = json!(stat.map(|it| it.mtime.rfc3339()));
+    file["age_seconds"] = json!(report.age(it).map(|it| it.as_secs()));
+    file["fingerprint"] = json!(fingerprint);
+    file["image"] = json!(fingerprint.and_then(|_| report.catalog.image(it.name)));
+    file["downloadable"] = json!(report.downloadable(it));
+    if let Some(judged) = it.judged {
+        file["minimum_age_seconds"] = json!(judged.minimum_age.map(|it| it.as_secs()));
+        file["verdict"] = json!(judged.verdict);
+        file["reasons"] = reasons(&judged.reasons);
+    }
+    if let Some(done) = it.done {
+        file["outcome"] = json!(done.outcome);
+        file["error"] = json!(done.error);
+    }
+    file
 }
 
 fn reasons(reasons: &[Reason<'_>]) -> Value {
@@ -166,17 +167,6 @@ fn named(name: &OsStr) -> Value {
         object["name_bytes"] = hex.into();
     }
     object
-}
-
-/// One object with the fields of all of these; null has none.
-fn merged<const N: usize>(objects: [Value; N]) -> Value {
-    let mut merged = serde_json::Map::new();
-    for object in objects {
-        if let Value::Object(fields) = object {
-            merged.extend(fields);
-        }
-    }
-    merged.into()
 }
 
 /// What is printed. The list of files is made as it is written, so that it does not stand in memory.

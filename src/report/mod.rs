@@ -3,16 +3,15 @@
 pub mod json;
 pub mod table;
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
 
-use crate::cache_name::Kind;
 use crate::catalog::Catalog;
 use crate::cli::{Format, Global};
 use crate::evidence::CacheFile;
@@ -23,7 +22,7 @@ use crate::inventory::Inventory;
 use crate::layout::Layout;
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::time::Timestamp;
-use crate::verdict::{Judged, Judgement, Missing, Policy, Verdict};
+use crate::verdict::{Judged, Judgement, Missing, Policy};
 use crate::warning::Warning;
 
 /// An image and the name of its cache file.
@@ -35,42 +34,38 @@ pub struct ImageFile {
     pub exists: Option<bool>,
 }
 
-/// What every report of a cache begins with.
-pub struct Head<'a> {
+/// What `scan`, `explain` and `prune` print.
+pub struct Report<'a> {
     pub command: &'static str,
     pub generated_at: Timestamp,
     pub layout: &'a Layout,
-    pub space: Option<Space>,
     pub warnings: &'a [Warning],
-}
-
-impl<'a> Head<'a> {
-    pub fn new(command: &'static str, layout: &'a Layout, warnings: &'a [Warning]) -> Self {
-        Self { command, generated_at: Timestamp::now(), layout, space: space_of(layout), warnings }
-    }
-}
-
-/// What `scan` prints.
-pub struct ScanReport<'a> {
-    pub head: Head<'a>,
-    /// By name.
-    pub files: Vec<(&'a OsStr, &'a CacheFile)>,
     pub catalog: &'a Catalog<'a>,
+    /// Those to show, by name.
+    pub files: Vec<Entry<'a>>,
+    /// Not of `scan`.
+    pub pass: Option<Pass<'a>>,
 }
 
-/// What `explain` and `prune` print.
-pub struct PassReport<'a> {
-    pub head: Head<'a>,
+/// A file of the cache.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub name: &'a OsStr,
+    pub file: &'a CacheFile,
+    /// Not of `scan`.
+    pub judged: Option<&'a Judged<'a>>,
+    /// Only of `prune`.
+    pub done: Option<&'a Done>,
+}
+
+/// What `explain` and `prune` print of a pass.
+pub struct Pass<'a> {
     pub policy: &'a Policy,
     pub as_of: Option<Timestamp>,
     pub inventory: Option<&'a Inventory>,
     pub judgement: &'a Judgement<'a>,
     pub is_complete: bool,
-    /// Those to show.
-    pub files: Vec<&'a Judged<'a>>,
     pub missing: Vec<&'a Missing<'a>>,
-    pub catalog: &'a Catalog<'a>,
-    /// Only of a prune.
     pub pruned: Option<Pruned<'a>>,
     /// Whether the files were asked for by name, so that everything about them is wanted.
     pub in_full: bool,
@@ -96,13 +91,10 @@ impl Pruned<'_> {
             && !self.done.values().any(|it| it.outcome == Outcome::Failed)
     }
 
-    /// The outcome of what is removed, or would be.
-    const fn removal(&self) -> Outcome {
-        if self.dry_run { Outcome::WouldRemove } else { Outcome::Removed }
-    }
-
-    fn outcome(&self, name: &OsStr) -> Outcome {
-        self.done.get(name).map_or(Outcome::Kept, |it| it.outcome)
+    /// Whether a file is removed, or would be.
+    fn removes(&self, file: &Entry<'_>) -> bool {
+        let removal = if self.dry_run { Outcome::WouldRemove } else { Outcome::Removed };
+        file.done.is_some_and(|it| it.outcome == removal)
     }
 }
 
@@ -114,56 +106,39 @@ pub struct Total {
 }
 
 impl Total {
-    fn of<'a>(files: impl IntoIterator<Item = &'a CacheFile>) -> Self {
+    fn of<'a>(files: impl IntoIterator<Item = &'a Entry<'a>>) -> Self {
         let mut total = Self::default();
-        for file in files {
+        for Entry { file, .. } in files {
             total.files += 1;
             total.disk_bytes += file.disk_bytes();
         }
         total
     }
-
-    /// The totals per key, every key of `all` among them.
-    fn by<'a, K: Ord + Copy>(
-        all: &[K],
-        files: impl Iterator<Item = (K, &'a CacheFile)> + Clone,
-    ) -> BTreeMap<K, Self> {
-        let of = |key: &K| Self::of(files.clone().filter(|(it, _)| it == key).map(|(_, file)| file));
-        all.iter().map(|key| (*key, of(key))).collect()
-    }
 }
 
-impl ScanReport<'_> {
-    fn by_kind(&self) -> BTreeMap<Kind, Total> {
-        Total::by(&Kind::ALL, self.files.iter().map(|(name, file)| (file.kind(name), *file)))
+impl Report<'_> {
+    fn pruned(&self) -> Option<&Pruned<'_>> {
+        self.pass.as_ref()?.pruned.as_ref()
     }
 
-    fn is_lost(&self, name: &OsStr, file: &CacheFile) -> bool {
-        self.catalog.downloadable(name, file.kind(name)) == Some(false)
-    }
-}
-
-impl PassReport<'_> {
-    fn by_verdict(&self) -> BTreeMap<Verdict, Total> {
-        Total::by(&Verdict::ALL, self.files.iter().map(|it| (it.verdict, it.file)))
+    fn in_full(&self) -> bool {
+        self.pass.as_ref().is_some_and(|it| it.in_full)
     }
 
-    fn by_outcome(&self, pruned: &Pruned<'_>) -> BTreeMap<Outcome, Total> {
-        Total::by(&Outcome::ALL, self.files.iter().map(|it| (pruned.outcome(it.name), it.file)))
+    fn age(&self, it: &Entry<'_>) -> Option<Duration> {
+        match it.judged {
+            Some(judged) => judged.age,
+            None => it.file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(self.generated_at)),
+        }
     }
 
-    fn done(&self, file: &Judged<'_>) -> Option<&Done> {
-        self.pruned.as_ref().and_then(|it| it.done.get(file.name))
+    fn downloadable(&self, it: &Entry<'_>) -> Option<bool> {
+        self.catalog.downloadable(it.name, it.file.kind(it.name))
     }
 
-    fn downloadable(&self, file: &Judged<'_>) -> Option<bool> {
-        self.catalog.downloadable(file.name, file.kind)
-    }
-
-    /// The files among these that cannot be downloaded again.
-    fn not_downloadable(&self, is_meant: impl Fn(&Judged<'_>) -> bool) -> Total {
-        let lost = |it: &&&Judged<'_>| is_meant(it) && self.downloadable(it) == Some(false);
-        Total::of(self.files.iter().filter(lost).map(|it| it.file))
+    /// Those files that cannot be downloaded again.
+    fn lost(&self) -> impl Iterator<Item = &Entry<'_>> {
+        self.files.iter().filter(|it| self.downloadable(it) == Some(false))
     }
 }
 
@@ -172,11 +147,17 @@ pub fn space_of(layout: &Layout) -> Option<Space> {
     Space::of(&layout.cache_dir()).or_else(|_| Space::of(&layout.instances_path)).ok()
 }
 
-/// Prints to stdout; a closed pipe ends that quietly.
+/// Prints a report with its warnings.
+pub fn print(report: &Report<'_>, global: &Global) -> Result<()> {
+    print_warnings(report.warnings, global);
+    write(global.format, || table::report(report), |output| json::report(output, report))
+}
+
+/// Writes to stdout; a closed pipe ends that quietly.
 ///
 /// # Errors
 /// Where the output cannot be written, whatever had been done before.
-pub fn print(
+pub fn write(
     format: Format,
     as_table: impl FnOnce() -> String,
     as_json: impl FnOnce(&mut dyn Write) -> io::Result<()>,

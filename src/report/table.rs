@@ -1,19 +1,20 @@
 //! Tables for people: fitted to the terminal's width, one line a file in a pipe.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _};
 
 use anstyle::{AnsiColor, Style};
-use textwrap::core::Word;
 use textwrap::{Options, WordSeparator, WordSplitter};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::{ImageFile, PassReport, Pruned, ScanReport, Total, one_line, printable};
+use super::{Entry, ImageFile, Pass, Pruned, Report, Total, one_line, printable, space_of};
+use crate::cache_name::Kind;
 use crate::catalog::Catalog;
 use crate::evidence::CacheFile;
 use crate::filesystem::Space;
-use crate::outcome::Outcome;
+use crate::outcome::{Done, Outcome};
 use crate::size::size_text;
 use crate::time::{ForPeople, Timestamp};
 use crate::verdict::{Code, Judged, Missing, Reason, UnlistedDirectory, Verdict};
@@ -45,94 +46,74 @@ pub fn fname(files: &[ImageFile]) -> String {
     files.iter().map(|it| format!("{}\n", it.file_name)).collect()
 }
 
-/// What `scan` found.
-pub fn scan(report: &ScanReport<'_>) -> String {
+/// What `scan`, `explain` or `prune` found.
+pub fn report(report: &Report<'_>) -> String {
     let width = terminal_width();
     let mut files = report.files.clone();
-    files.sort_by_key(|(name, file)| (Reverse(file.disk_bytes()), *name));
-    let row = |(name, file): (&OsStr, &CacheFile)| {
-        let lost = if report.is_lost(name, file) { NOT_DOWNLOADABLE } else { "" };
-        let age = file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(report.head.generated_at));
-        Row {
-            word: file.kind(name).as_str(),
-            size: size(file),
-            age: age.map_or("?".into(), |it| ForPeople(it).to_string()),
-            name: printable(name),
-            image: joined([&image_name(report.catalog, name), lost], "; "),
-            ..Row::default()
-        }
-    };
-    let rows: Vec<Row> = files.into_iter().map(row).collect();
-    let lost = report.files.iter().filter(|(name, file)| report.is_lost(name, file)).map(|(_, file)| *file);
-    let by_kind = report.by_kind().into_iter().map(|(kind, total)| (kind.as_str(), Style::new(), total));
-    [
-        table(("KIND", 9), &rows, width),
-        totals(by_kind, width),
-        not_downloadable(Total::of(lost), "", width),
-        last_line(&free(report.head.space), width),
-    ]
-    .concat()
-}
-
-/// What `explain` or `prune` found.
-pub fn pass(report: &PassReport<'_>) -> String {
-    let width = terminal_width();
-    let pruned = report.pruned.as_ref();
-    let mut files = report.files.clone();
-    files.sort_by_key(|it| (rank(it.verdict), Reverse(it.file.disk_bytes()), it.name));
+    files.sort_by_key(|it| (rank(it), Reverse(it.file.disk_bytes()), it.name));
     let mut text = String::new();
-    if report.in_full {
+    if report.in_full() {
         text.extend(files.iter().map(|it| story(report, it, width)));
     } else {
-        files.retain(|file| {
-            report.verbose || pruned.is_none_or(|pruned| pruned.outcome(file.name) != Outcome::Kept)
-        });
-        let rows: Vec<Row> = files.into_iter().map(|it| row(report, it)).collect();
-        text.push_str(&table((if pruned.is_some() { "OUTCOME" } else { "VERDICT" }, 12), &rows, width));
+        let all = report.pass.as_ref().is_some_and(|it| it.verbose);
+        files.retain(|it| all || it.done.is_none_or(|it| it.outcome != Outcome::Kept));
+        let rows: Vec<Row> = files.iter().map(|it| row(report, it)).collect();
+        let first = match &report.pass {
+            None => ("KIND", 9),
+            Some(Pass { pruned: None, .. }) => ("VERDICT", 12),
+            Some(_) => ("OUTCOME", 12),
+        };
+        text.push_str(&table(first, &rows, width));
     }
-    if pruned.is_none() || report.verbose || !report.is_complete {
-        text.extend(report.missing.iter().map(|it| missing(report, it, width)));
-        if !report.in_full && pruned.is_none() {
-            text.push_str(&unlisted_directories(report, width));
-        }
-        text.push_str(&unreadable(report, width));
+    if let Some(pass) = &report.pass {
+        text.push_str(&beside_the_files(report, pass, width));
     }
-    let by_verdict = || report.by_verdict().into_iter().map(|(it, total)| (it.as_str(), style(it), total));
-    let by_outcome = |pruned| {
-        let by_outcome = report.by_outcome(pruned).into_iter();
-        by_outcome.map(|(it, total)| (it.as_str(), outcome_style(it), total))
-    };
-    text.push_str(&pruned.map_or_else(|| totals(by_verdict(), width), |it| totals(by_outcome(it), width)));
-    let lost = report.not_downloadable(|_| true);
-    text.push_str(&not_downloadable(
-        lost,
-        &pruned.map_or("".into(), |it| removed_of_them(report, it)),
-        width,
-    ));
-    let freed = pruned.map_or("".into(), |it| freed(report, it));
-    text + &last_line(&joined([&freed, &free(report.head.space)], "; "), width)
+    text.push_str(&totals(report, width));
+    text.push_str(&last_line(&lost(report), width));
+    let freed = report.pruned().map(|it| freed(report, it)).unwrap_or_default();
+    let free = space_of(report.layout).map(free).unwrap_or_default();
+    text + &last_line(&joined([&freed, &free], "; "), width)
 }
 
-fn not_downloadable(lost: Total, more: &str, width: usize) -> String {
+fn beside_the_files(report: &Report<'_>, pass: &Pass<'_>, width: usize) -> String {
+    let is_prune = pass.pruned.is_some();
+    if is_prune && !pass.verbose && pass.is_complete {
+        return String::new();
+    }
+    let mut text: String = pass.missing.iter().map(|it| missing(report, it, width)).collect();
+    if !pass.in_full && !is_prune {
+        let directories = pass.judgement.unlisted_directories.iter();
+        let what = if directories.len() == 1 { "directory" } else { "directories" };
+        let items = directories.map(|it| unlisted_directory(it, report.generated_at));
+        text.push_str(&list(&format!("{what} of no instance in the inventory"), items, width));
+    }
+    let unreadable = pass.judgement.unreadable.iter();
+    let what = if unreadable.len() == 1 { "path" } else { "paths" };
+    let items = unreadable.map(|it| {
+        let so = if it.blocks { "" } else { ", which does not matter for the verdicts" };
+        format!("{} ({}{so})", printable(it.path.as_os_str()), one_line(&it.error))
+    });
+    text + &list(&format!("{what} could not be read"), items, width)
+}
+
+/// The files that cannot be downloaded again, and how many of them a prune removes.
+fn lost(report: &Report<'_>) -> String {
+    let lost = Total::of(report.lost());
     if lost.files == 0 {
         return String::new();
     }
-    last_line(&format!("{NOT_DOWNLOADABLE}: {}{more}", total_text(lost)), width)
-}
-
-/// How many of the files that cannot be downloaded again a prune removes.
-fn removed_of_them(report: &PassReport<'_>, pruned: &Pruned<'_>) -> String {
-    let removed = report.not_downloadable(|it| pruned.outcome(it.name) == pruned.removal());
-    if removed.files == 0 {
-        return String::new();
-    }
-    let verb = if pruned.dry_run { "would be removed" } else { "removed" };
-    format!(", {} of them {verb} ({})", removed.files, size_text(removed.disk_bytes))
+    let removed = report.pruned().and_then(|pruned| {
+        let removed = Total::of(report.lost().filter(|it| pruned.removes(it)));
+        let verb = if pruned.dry_run { "would be removed" } else { "removed" };
+        let text = || format!(", {} of them {verb} ({})", removed.files, size_text(removed.disk_bytes));
+        (removed.files > 0).then(text)
+    });
+    format!("{NOT_DOWNLOADABLE}: {}{}", total_text(lost), removed.unwrap_or_default())
 }
 
 /// What a prune freed, and whether that was enough.
-fn freed(report: &PassReport<'_>, pruned: &Pruned<'_>) -> String {
-    let removed = report.files.iter().filter(|it| pruned.outcome(it.name) == pruned.removal());
+fn freed(report: &Report<'_>, pruned: &Pruned<'_>) -> String {
+    let removed = report.files.iter().filter(|it| pruned.removes(it));
     let bytes = size_text(removed.map(|it| it.file.frees_bytes()).sum());
     let goal = pruned.goal.map(|goal| {
         let so = if goal.short_bytes() == 0 { "reached" } else { "missed" };
@@ -142,56 +123,82 @@ fn freed(report: &PassReport<'_>, pruned: &Pruned<'_>) -> String {
     format!("{verb} {bytes}{}", goal.unwrap_or_default())
 }
 
-fn free(space: Option<Space>) -> String {
-    let Some(Space { size_bytes, available_bytes }) = space else { return String::new() };
-    let (available, size) = (size_text(available_bytes), size_text(size_bytes));
+fn free(space: Space) -> String {
+    let (available, size) = (size_text(space.available_bytes), size_text(space.size_bytes));
     format!("{available} of {size} free on the filesystem of the cache")
 }
 
-fn missing(report: &PassReport<'_>, missing: &Missing<'_>, width: usize) -> String {
-    let style = style(Verdict::Unknown);
+fn missing(report: &Report<'_>, missing: &Missing<'_>, width: usize) -> String {
+    let style = Word::Verdict(Verdict::Unknown).style();
     let mut image = image_name(report.catalog, &missing.name);
     if !image.is_empty() && 9 + missing.name.len() + 3 + image.width() <= width {
         image = format!(" ({image})");
     } else {
         image.clear();
     }
-    let reason = |it: &Reason<'_>| {
-        if report.in_full { full_reason(it, width) } else { wrapped(&one_line(&it.text), 4, width) }
+    let reason = |it: &Reason<'_>| match report.in_full() {
+        true => full_reason(it, width),
+        false => wrapped(&one_line(&it.text), 4, width),
     };
     let reasons: String = missing.reasons.iter().map(reason).collect();
     format!("{style}missing{style:#}  {}{image}\n{reasons}", printable(&missing.name))
 }
 
-fn unlisted_directories(report: &PassReport<'_>, width: usize) -> String {
-    let now = report.head.generated_at;
-    let directories = &report.judgement.unlisted_directories;
-    let text = |it: &UnlistedDirectory<'_>| {
-        let age = it.mtime.map(|mtime| format!(", changed {} ago", ForPeople(mtime.age_at(now))));
-        let keeps: Vec<String> = it.keeps.iter().map(|it| printable(it)).collect();
-        let keeps = match keeps.len() {
-            0 => String::new(),
-            1..=2 => format!(", keeps {}", keeps.join(" and ")),
-            number => format!(", keeps {number} files"),
-        };
-        let age = age.unwrap_or_default();
-        format!("{}: {} in disks{age}{keeps}", printable(it.name), size_text(it.disk_bytes))
+fn unlisted_directory(it: &UnlistedDirectory<'_>, now: Timestamp) -> String {
+    let age = it.mtime.map(|mtime| format!(", changed {} ago", ForPeople(mtime.age_at(now))));
+    let keeps: Vec<String> = it.keeps.iter().map(|it| printable(it)).collect();
+    let keeps = match keeps.len() {
+        0 => String::new(),
+        1..=2 => format!(", keeps {}", keeps.join(" and ")),
+        number => format!(", keeps {number} files"),
     };
-    let what = if directories.len() == 1 { "directory" } else { "directories" };
-    list(&format!("{what} of no instance in the inventory"), directories.iter().map(text), width)
+    let age = age.unwrap_or_default();
+    format!("{}: {} in disks{age}{keeps}", printable(it.name), size_text(it.disk_bytes))
 }
 
-fn unreadable(report: &PassReport<'_>, width: usize) -> String {
-    let unreadable = &report.judgement.unreadable;
-    let what = if unreadable.len() == 1 { "path" } else { "paths" };
-    let items = unreadable.iter().map(|it| {
-        let so = if it.blocks { "" } else { ", which does not matter for the verdicts" };
-        format!("{} ({}{so})", printable(it.path.as_os_str()), one_line(&it.error))
-    });
-    list(&format!("{what} could not be read"), items, width)
+/// What is said of a file first, in the order of the totals.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Word {
+    Kind(Kind),
+    Verdict(Verdict),
+    Outcome(Outcome),
 }
 
-/// A file in a table.
+impl Word {
+    fn of(it: &Entry<'_>) -> Self {
+        let verdict = it.judged.map(|it| Self::Verdict(it.verdict));
+        let outcome = it.done.map(|it| Self::Outcome(it.outcome));
+        outcome.or(verdict).unwrap_or(Self::Kind(it.file.kind(it.name)))
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.as_str(),
+            Self::Verdict(verdict) => verdict.as_str(),
+            Self::Outcome(outcome) => outcome.as_str(),
+        }
+    }
+
+    fn style(self) -> Style {
+        use Outcome::{Changed, Failed, Kept, Locked, NotReached, Open, Removed, Spared, WouldRemove};
+
+        match self {
+            Self::Kind(_) => Style::new(),
+            Self::Verdict(Verdict::Ignored) => Style::new().dimmed(),
+            Self::Verdict(Verdict::Unknown) => AnsiColor::Magenta.on_default(),
+            Self::Verdict(Verdict::InUse) | Self::Outcome(Kept | Spared) => AnsiColor::Green.on_default(),
+            Self::Verdict(Verdict::TooYoung) | Self::Outcome(Locked | Open | Changed) => {
+                AnsiColor::Cyan.on_default()
+            }
+            Self::Verdict(Verdict::Removable) | Self::Outcome(Removed | WouldRemove) => {
+                AnsiColor::Yellow.on_default().bold()
+            }
+            Self::Outcome(Failed | NotReached) => AnsiColor::Red.on_default().bold(),
+        }
+    }
+}
+
+/// A line of a table.
 #[derive(Default)]
 struct Row {
     word: &'static str,
@@ -205,32 +212,44 @@ struct Row {
     age_is_told: bool,
 }
 
-fn row(report: &PassReport<'_>, file: &Judged<'_>) -> Row {
-    let done = report.done(file);
-    let error = done.and_then(|it| it.error.as_deref());
+fn row(report: &Report<'_>, it: &Entry<'_>) -> Row {
+    let word = Word::of(it);
+    let lost = if report.downloadable(it) == Some(false) { NOT_DOWNLOADABLE } else { "" };
+    let mut row = Row {
+        word: word.as_str(),
+        style: word.style(),
+        size: size(it.file),
+        age: report.age(it).map_or("?".into(), |it| ForPeople(it).to_string()),
+        name: printable(it.name),
+        image: image_name(report.catalog, it.name),
+        ..Row::default()
+    };
+    match it.judged {
+        None => row.image = joined([&row.image, lost], "; "),
+        Some(judged) => {
+            row.why = joined([&why(judged, it.done), lost], "; ");
+            row.age_is_told = judged.reasons.iter().any(|it| it.code == Code::Unused)
+                || judged.verdict == Verdict::Ignored
+                || it.done.is_some_and(|it| it.error.is_some());
+        }
+    }
+    row
+}
+
+fn why(judged: &Judged<'_>, done: Option<&Done>) -> String {
+    if let Some(error) = done.and_then(|it| it.error.as_deref()) {
+        return one_line(error);
+    }
     // The outcome alone does not tell why a file was left.
     let verdict = match done.map(|it| it.outcome) {
         None => String::new(),
         Some(Outcome::Spared) => "not needed for --until-free: ".into(),
-        Some(Outcome::Kept) if file.verdict == Verdict::Removable => "not asked for: ".into(),
-        Some(_) if file.verdict == Verdict::Removable => String::new(),
-        Some(_) => format!("{}: ", file.verdict.as_str()),
+        Some(Outcome::Kept) if judged.verdict == Verdict::Removable => "not asked for: ".into(),
+        Some(_) if judged.verdict == Verdict::Removable => String::new(),
+        Some(_) => format!("{}: ", judged.verdict.as_str()),
     };
-    let reasons: Vec<String> = file.reasons.iter().map(|it| one_line(&it.text)).collect();
-    let why = error.map_or_else(|| format!("{verdict}{}", reasons.join("; ")), one_line);
-    let is_lost = report.downloadable(file) == Some(false);
-    Row {
-        word: done.map_or(file.verdict.as_str(), |it| it.outcome.as_str()),
-        style: done.map_or(style(file.verdict), |it| outcome_style(it.outcome)),
-        size: size(file.file),
-        age: file.age.map_or("?".into(), |it| ForPeople(it).to_string()),
-        name: printable(file.name),
-        image: image_name(report.catalog, file.name),
-        why: joined([&why, if is_lost { NOT_DOWNLOADABLE } else { "" }], "; "),
-        age_is_told: file.reasons.iter().any(|it| it.code == Code::Unused)
-            || file.verdict == Verdict::Ignored
-            || error.is_some(),
-    }
+    let reasons: Vec<String> = judged.reasons.iter().map(|it| one_line(&it.text)).collect();
+    format!("{verdict}{}", reasons.join("; "))
 }
 
 /// A table whose first column has this title and width.
@@ -319,33 +338,31 @@ impl Columns {
 }
 
 /// One file, with everything that its verdict rests on.
-fn story(report: &PassReport<'_>, file: &Judged<'_>, width: usize) -> String {
-    let (bold, style) = (Style::new().bold(), style(file.verdict));
-    let stat = file.file.stat.as_ref().ok();
-    let image = report.catalog.image(file.name).map(|image| {
+fn story(report: &Report<'_>, it: &Entry<'_>, width: usize) -> String {
+    let word = Word::of(it);
+    let (bold, style) = (Style::new().bold(), word.style());
+    let stat = it.file.stat.as_ref().ok();
+    let image = report.catalog.image(it.name).map(|image| {
         let name = image.name.as_ref().map(|it| format!(" ({})", one_line(it))).unwrap_or_default();
         format!("{}{name}", one_line(&image.id))
     });
-    let age = file.age.map(|age| {
-        let minimum = file.minimum_age.map(|it| format!(" (minimum {})", ForPeople(it)));
-        format!("{}{}", ForPeople(age), minimum.unwrap_or_default())
-    });
-    let on_disk = |size_bytes| format!("{} ({} on disk)", size_text(size_bytes), size(file.file));
+    let minimum = it.judged.and_then(|it| it.minimum_age).map(|it| format!(" (minimum {})", ForPeople(it)));
+    let minimum = minimum.unwrap_or_default();
     let mtime = |it: Timestamp| it.rfc3339().unwrap_or_else(|| "out of range".into());
     let fields = [
-        ("verdict", Some(format!("{style}{}{style:#}", file.verdict.as_str()))),
-        ("path", Some(printable(file.file.path.as_os_str()))),
-        ("kind", Some(file.kind.as_str().into())),
+        ("verdict", Some(format!("{style}{}{style:#}", word.as_str()))),
+        ("path", Some(printable(it.file.path.as_os_str()))),
+        ("kind", Some(it.file.kind(it.name).as_str().into())),
         ("image", image),
-        ("downloadable", report.downloadable(file).map(|it| if it { "yes" } else { "no" }.into())),
-        ("size", stat.map(|it| on_disk(it.size_bytes))),
+        ("downloadable", report.downloadable(it).map(|it| if it { "yes" } else { "no" }.into())),
+        ("size", stat.map(|stat| format!("{} ({} on disk)", size_text(stat.size_bytes), size(it.file)))),
         ("mtime", stat.map(|it| mtime(it.mtime))),
-        ("age", age),
+        ("age", report.age(it).map(|age| format!("{}{minimum}", ForPeople(age)))),
     ];
     let fields = fields.into_iter().filter_map(|(what, text)| Some(format!("  {what:12}  {}\n", text?)));
-    let reasons = file.reasons.iter().map(|it| full_reason(it, width));
+    let reasons = it.judged.iter().flat_map(|it| &it.reasons).map(|it| full_reason(it, width));
     let text: String = fields.chain(reasons).collect();
-    format!("{bold}{}{bold:#}\n{text}\n", printable(file.name))
+    format!("{bold}{}{bold:#}\n{text}\n", printable(it.name))
 }
 
 fn full_reason(reason: &Reason<'_>, width: usize) -> String {
@@ -372,32 +389,13 @@ fn padded(text: &str, to: usize) -> String {
 }
 
 /// What can be won comes first.
-fn rank(verdict: Verdict) -> u8 {
-    match verdict {
-        Verdict::Removable => 0,
-        Verdict::TooYoung => 1,
-        Verdict::Unknown => 2,
-        Verdict::InUse => 3,
-        Verdict::Ignored => 4,
-    }
-}
-
-fn style(verdict: Verdict) -> Style {
-    match verdict {
-        Verdict::InUse => AnsiColor::Green.on_default(),
-        Verdict::TooYoung => AnsiColor::Cyan.on_default(),
-        Verdict::Removable => AnsiColor::Yellow.on_default().bold(),
-        Verdict::Unknown => AnsiColor::Magenta.on_default(),
-        Verdict::Ignored => Style::new().dimmed(),
-    }
-}
-
-fn outcome_style(outcome: Outcome) -> Style {
-    match outcome {
-        Outcome::Removed | Outcome::WouldRemove => AnsiColor::Yellow.on_default().bold(),
-        Outcome::Kept | Outcome::Spared => AnsiColor::Green.on_default(),
-        Outcome::Locked | Outcome::Open | Outcome::Changed => AnsiColor::Cyan.on_default(),
-        Outcome::Failed | Outcome::NotReached => AnsiColor::Red.on_default().bold(),
+fn rank(it: &Entry<'_>) -> u8 {
+    match it.judged.map(|it| it.verdict) {
+        None | Some(Verdict::Removable) => 0,
+        Some(Verdict::TooYoung) => 1,
+        Some(Verdict::Unknown) => 2,
+        Some(Verdict::InUse) => 3,
+        Some(Verdict::Ignored) => 4,
     }
 }
 
@@ -445,18 +443,19 @@ fn list(what: &str, items: impl ExactSizeIterator<Item = String>, width: usize) 
 }
 
 /// The line of totals: everything, and what of it is what.
-fn totals(parts: impl Iterator<Item = (&'static str, Style, Total)>, width: usize) -> String {
-    let parts: Vec<_> = parts.filter(|(.., total)| total.files > 0).collect();
-    let sum = Total {
-        files: parts.iter().map(|(.., it)| it.files).sum(),
-        disk_bytes: parts.iter().map(|(.., it)| it.disk_bytes).sum(),
-    };
-    let mut texts = vec![format!("total {}", total_text(sum))];
-    texts.extend(parts.into_iter().map(|(word, style, total)| {
-        format!("{style}{word}{style:#} {} ({})", total.files, size_text(total.disk_bytes))
+fn totals(report: &Report<'_>, width: usize) -> String {
+    let mut by_word: BTreeMap<Word, Vec<&Entry<'_>>> = BTreeMap::new();
+    for it in &report.files {
+        by_word.entry(Word::of(it)).or_default().push(it);
+    }
+    let mut texts = vec![format!("total {}", total_text(Total::of(&report.files)))];
+    texts.extend(by_word.into_iter().map(|(word, files)| {
+        let (style, total) = (word.style(), Total::of(files));
+        format!("{style}{}{style:#} {} ({})", word.as_str(), total.files, size_text(total.disk_bytes))
     }));
     // Broken between the parts alone.
-    let separator = WordSeparator::Custom(|line| Box::new(line.split_inclusive(", ").map(Word::from)));
+    let separator =
+        WordSeparator::Custom(|line| Box::new(line.split_inclusive(", ").map(textwrap::core::Word::from)));
     let options = Options::new(width).word_separator(separator).word_splitter(WordSplitter::NoHyphenation);
     textwrap::fill(&texts.join(", "), options.subsequent_indent("    ")) + "\n"
 }
