@@ -198,18 +198,17 @@ impl<'a> Pass<'a> {
         &self,
         found: &Found<'_>,
         selection: Option<&Selection>,
-        pruned: Option<Pruned<'_>>,
+        pruned: Option<&Pruned<'_>>,
     ) -> Result<Exit> {
         let is_shown = |name: &OsStr| selection.is_none_or(|it| it.contains(name));
         let is_complete =
-            found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
-        let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
-        let done = pruned.as_ref().map(|it| it.done);
+            found.judgement.is_complete() && !pruned.is_some_and(|it| it.second_look_is_incomplete);
+        let is_done = pruned.is_none_or(Pruned::is_done);
         let files = found.judgement.files.iter().filter(|it| is_shown(it.name)).map(|it| Entry {
             name: it.name,
             file: it.file,
             judged: Some(it),
-            done: done.and_then(|done| done.get(it.name)),
+            done: pruned.and_then(|pruned| pruned.outcomes.get(it.name)),
         });
         let files = files.collect();
         let report = Report {

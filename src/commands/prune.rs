@@ -1,7 +1,7 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -63,7 +63,7 @@ impl Command<'_> {
                 available_after_bytes: available_before_bytes + freed,
             });
         }
-        self.report(found, Work { outcomes, goal, ..Work::default() })
+        self.report(found, Pruned { outcomes, goal, ..Pruned::default() })
     }
 
     fn remove(&self) -> Result<Exit> {
@@ -98,7 +98,7 @@ impl Command<'_> {
             found.warnings.extend(leftovers);
             found.warnings.extend(locks_not_shared(&layout.instances_path));
             let outcomes = self.intents(&mut found)?;
-            let mut work = Work { outcomes, ..Work::default() };
+            let mut work = Pruned { outcomes, ..Pruned::default() };
             let wanted = self.wanted()?;
             self.work(&removal, &mut found, &mut work, wanted);
             if let Some(signal) = signals.received() {
@@ -116,7 +116,7 @@ impl Command<'_> {
             bail!("{} was made just now: run this again", self.pass.layout.cache_dir().display());
         }
         let outcomes = self.intents(&mut found)?;
-        self.report(found, Work { outcomes, ..Work::default() })
+        self.report(found, Pruned { outcomes, ..Pruned::default() })
     }
 
     /// Touches what is in use and removes what is to be removed.
@@ -124,7 +124,7 @@ impl Command<'_> {
         &self,
         removal: &Removal<'_>,
         found: &mut Found<'e>,
-        work: &mut Work<'e>,
+        work: &mut Pruned<'e>,
         wanted: Option<(u64, Space)>,
     ) {
         let touched = removal.touch(&found.judgement);
@@ -132,7 +132,7 @@ impl Command<'_> {
         found.warnings.extend(touched.1);
         loop {
             let names = match wanted {
-                None => work.left(),
+                None => work.left().collect(),
                 Some((wanted_bytes, _)) => {
                     // What cannot be asked now removes nothing more.
                     let available = self.pass.space().map_or(u64::MAX, |it| it.available_bytes);
@@ -251,7 +251,7 @@ impl Command<'_> {
         Ok(Some((until_free.wanted_bytes(space), space)))
     }
 
-    fn report(&self, mut found: Found<'_>, work: Work<'_>) -> Result<Exit> {
+    fn report(&self, mut found: Found<'_>, mut work: Pruned<'_>) -> Result<Exit> {
         if let Some(goal) = &work.goal
             && goal.short_bytes() > 0
         {
@@ -260,15 +260,8 @@ impl Command<'_> {
         // Whoever sends the report to a file, or throws it away, is to learn of these all the same.
         let failed = work.outcomes.values().filter(|it| it.outcome == Outcome::Failed);
         failed.filter_map(|it| it.error.as_deref()).for_each(report::print_message);
-        let pruned = Pruned {
-            dry_run: self.args.dry_run,
-            done: &work.outcomes,
-            touched: work.touched,
-            goal: work.goal,
-            is_interrupted: work.is_interrupted,
-            second_look_is_incomplete: work.second_look_is_incomplete,
-        };
-        self.pass.report(&found, None, Some(pruned))
+        work.dry_run = self.args.dry_run;
+        self.pass.report(&found, None, Some(&work))
     }
 }
 
@@ -297,25 +290,4 @@ fn leads_nowhere<'e>(first: &Found<'e>, again: &Found<'e>) -> Option<&'e Path> {
         let is_in_use = it.reasons.iter().any(|reason| reason.code != Code::NotACacheFile);
         (!it.file.is_file && is_in_use).then_some(it.file.path.as_path())
     })
-}
-
-/// What a prune has done so far.
-#[derive(Default)]
-struct Work<'e> {
-    outcomes: Outcomes<'e>,
-    touched: usize,
-    goal: Option<Goal>,
-    is_interrupted: bool,
-    second_look_is_incomplete: bool,
-}
-
-impl<'e> Work<'e> {
-    /// What is still to be removed.
-    fn left(&self) -> Vec<&'e OsStr> {
-        self.outcomes
-            .iter()
-            .filter(|(_, it)| it.outcome == Outcome::WouldRemove)
-            .map(|(name, _)| *name)
-            .collect()
-    }
 }

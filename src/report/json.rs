@@ -65,7 +65,7 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
 }
 
 fn add_head(head: &mut Value, pass: &Pass<'_>) {
-    if let Some(pruned) = &pass.pruned {
+    if let Some(pruned) = pass.pruned {
         head["dry_run"] = json!(pruned.dry_run);
         head["goal"] = json!(pruned.goal);
     }

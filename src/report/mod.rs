@@ -66,16 +66,17 @@ pub struct Pass<'a> {
     pub judgement: &'a Judgement<'a>,
     pub is_complete: bool,
     pub missing: Vec<&'a Missing<'a>>,
-    pub pruned: Option<Pruned<'a>>,
+    pub pruned: Option<&'a Pruned<'a>>,
     /// Whether the files were asked for by name, so that everything about them is wanted.
     pub in_full: bool,
     pub verbose: bool,
 }
 
-/// What a prune did.
+/// What a prune did, so far.
+#[derive(Default)]
 pub struct Pruned<'a> {
     pub dry_run: bool,
-    pub done: &'a Outcomes<'a>,
+    pub outcomes: Outcomes<'a>,
     /// How many files in use had their mtime set to now.
     pub touched: usize,
     pub goal: Option<Goal>,
@@ -83,12 +84,18 @@ pub struct Pruned<'a> {
     pub second_look_is_incomplete: bool,
 }
 
-impl Pruned<'_> {
+impl<'a> Pruned<'a> {
     /// Whether all was done that was asked for.
     pub fn is_done(&self) -> bool {
         !self.is_interrupted
             && self.goal.is_none_or(|it| it.short_bytes() == 0)
-            && !self.done.values().any(|it| it.outcome == Outcome::Failed)
+            && !self.outcomes.values().any(|it| it.outcome == Outcome::Failed)
+    }
+
+    /// What is still to be removed.
+    pub fn left(&self) -> impl Iterator<Item = &'a OsStr> {
+        let left = self.outcomes.iter().filter(|(_, it)| it.outcome == Outcome::WouldRemove);
+        left.map(|(name, _)| *name)
     }
 
     /// Whether a file is removed, or would be.
@@ -118,7 +125,7 @@ impl Total {
 
 impl Report<'_> {
     fn pruned(&self) -> Option<&Pruned<'_>> {
-        self.pass.as_ref()?.pruned.as_ref()
+        self.pass.as_ref()?.pruned
     }
 
     fn in_full(&self) -> bool {
