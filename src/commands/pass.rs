@@ -144,7 +144,7 @@ impl<'a> Pass<'a> {
         let known = Known {
             cache_dir: self.layout.cache_dir(),
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
-            fingerprints: if self.judging.keep.is_empty() { BTreeSet::new() } else { catalog.fingerprints() },
+            catalog: &catalog,
         };
         let (keep, unknown) = Selection::resolve(&absolute(&self.judging.keep), &known)?;
         let judgement =
@@ -174,7 +174,7 @@ impl<'a> Pass<'a> {
         let known = Known {
             cache_dir: self.layout.cache_dir(),
             names: files.chain(missing).collect(),
-            fingerprints: found.catalog.fingerprints(),
+            catalog: &found.catalog,
         };
         let words = &absolute(words);
         let (selection, unknown) = Selection::resolve(words, &known)?;
