@@ -14,7 +14,7 @@ mod server_list;
 mod servers_detail;
 
 use std::collections::{HashMap, HashSet};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,7 @@ pub use libvirt::parse as parse_domain;
 pub use page::Page;
 pub use row::{DomainDisk, Instance, Lacks, Row, Source};
 
+use crate::input::{name, read_file, read_list};
 use crate::listing;
 use crate::warning::{Lacking, Warning};
 
@@ -122,9 +123,6 @@ fn lacking(instances: &[Instance]) -> Vec<Warning> {
     notes.into_iter().flatten().collect()
 }
 
-/// The most that an inventory or a list of images may have, in bytes: that of 200,000 servers and more.
-const MOST: u64 = 1 << 30;
-
 /// The most that a domain's XML may have, in bytes. libvirt's own files have some ten thousand; parsed, they take up to
 /// twenty times their size.
 const MOST_OF_DOMAIN: u64 = 1 << 20;
@@ -192,55 +190,6 @@ impl Texts {
         inventory.warnings.append(&mut warnings);
         Ok(inventory)
     }
-}
-
-fn is_stdin(file: &Path) -> bool {
-    file.as_os_str() == "-"
-}
-
-/// What a list is called in the output.
-pub(crate) fn name(file: &Path) -> String {
-    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
-}
-
-/// # Errors
-/// Where `-` is given more than once.
-pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
-    if inventory.iter().chain(images).filter(|file| is_stdin(file)).count() > 1 {
-        bail!(
-            "--inventory - and --images -: standard input can be read only once: put the other list in a file"
-        );
-    }
-    Ok(())
-}
-
-/// Reads a list that an option names, a file or standard input.
-pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
-    if is_stdin(file) {
-        return read_bounded(std::io::stdin().lock(), 0, MOST)
-            .with_context(|| format!("{option} {}", name(file)));
-    }
-    let opened = fs_err::File::open(file).map_err(|error| {
-        anyhow!("{option}: {:#}: name a file that this user may read", anyhow::Error::from(error))
-    })?;
-    read_file(opened, MOST).with_context(|| format!("{option} {}", name(file)))
-}
-
-fn read_file(opened: fs_err::File, most: u64) -> Result<Vec<u8>> {
-    let size = opened.metadata()?.len();
-    read_bounded(opened, size, most)
-}
-
-/// Reads all of it, `likely` so many bytes: these at once, for a list that grows is read in steps, and on NFS each waits.
-fn read_bounded(mut opened: impl Read, likely: u64, most: u64) -> Result<Vec<u8>> {
-    let mut text = vec![0; usize::try_from(likely.min(most))?];
-    let read = opened.read(&mut text)?;
-    text.truncate(read);
-    opened.take(most + 1 - read as u64).read_to_end(&mut text)?;
-    if text.len() as u64 > most {
-        bail!("is larger than {most} bytes: check that it is the right file");
-    }
-    Ok(text)
 }
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
@@ -427,13 +376,5 @@ mod tests {
         assert!(format!("{:#}", read(&[absent], &[]).unwrap_err()).contains("--inventory"));
         let inventory = read(std::slice::from_ref(&path), &[]).and_then(|texts| texts.parse("h"));
         assert!(error(inventory).contains("n.xml: is XML: give domain XML to --libvirt"));
-    }
-
-    #[test]
-    fn standard_input_is_read_once() {
-        let (stdin, file) = ([PathBuf::from("-")], [PathBuf::from("./-")]);
-        assert!(check_stdin(&stdin, &file).is_ok());
-        assert!(check_stdin(&stdin, &stdin).is_err());
-        assert!(check_stdin(&[stdin.clone(), stdin.clone()].concat(), &[]).is_err());
     }
 }
