@@ -133,19 +133,18 @@ fn option<'a>(group: &'a str, name: &'a str) -> Opt<'a> {
     Opt { place: named, kind: Kind::Text, default: None, former: &[] }
 }
 
-/// A value as it stands in a file, and where: the name of the file and the line (counted from 1).
-struct Value<'a> {
+/// A value as it stands in a file, and in which line of which file.
+struct Value {
     text: String,
-    file: &'a str,
-    line: usize,
+    line: String,
 }
 
 /// The values of one file by group and name, the last of each name.
-type Values<'a> = HashMap<(String, String), Value<'a>>;
+type Values = HashMap<(String, String), Value>;
 
 /// The files, in the order of the command line.
 struct Conf<'a> {
-    files: Vec<Values<'a>>,
+    files: Vec<Values>,
     machine: &'a str,
     /// How many were replaced.
     references: Cell<usize>,
@@ -159,7 +158,7 @@ const LONGEST_VALUE: usize = 4096;
 
 impl Conf<'_> {
     /// The value as the files have it: a later file wins, and in one file the present name.
-    fn find(&self, option: Opt<'_>) -> Option<&Value<'_>> {
+    fn find(&self, option: Opt<'_>) -> Option<&Value> {
         self.files.iter().rev().find_map(|file| {
             let mut places = std::iter::once(&option.place).chain(option.former);
             places.find_map(|(group, name)| file.get(&((*group).to_owned(), (*name).to_owned())))
@@ -182,7 +181,7 @@ impl Conf<'_> {
         self.substitute(text, &[within, &[option.place]].concat())
             .and_then(|text| convert(option.kind, text))
             .with_context(|| match found {
-                Some(Value { file, line, .. }) => format!("{file}: line {line}: [{group}] {name}"),
+                Some(Value { line, .. }) => format!("{line}: [{group}] {name}"),
                 None => format!("[{group}] {name}"),
             })
     }
@@ -289,33 +288,31 @@ fn is_space(character: char) -> bool {
 }
 
 /// Reads one file.
-fn values<'a>(file: &'a str, text: &str) -> Result<Values<'a>> {
+fn values(file: &str, text: &str) -> Result<Values> {
     let mut values = Values::new();
     let mut section = None;
     // What an indented line continues.
-    let mut open: Option<&mut Value<'_>> = None;
+    let mut open: Option<&mut Value> = None;
     // As Python reads text: three kinds of line ends.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    for (index, line) in text.split('\n').enumerate() {
-        let number = index + 1;
-        let line = line.trim_end_matches(is_space);
-        let shortened: String = line.chars().take(80).collect();
-        let wrong = |what: &str| anyhow!("{file}: line {number}: {what}: {shortened:?}");
-        if line.starts_with([' ', '\t']) {
-            let value = open.as_mut().ok_or_else(|| {
-                wrong(
-                    "is indented, but there is no value above that it continues: remove the spaces before it",
-                )
-            })?;
+    for (number, text) in (1..).zip(text.split('\n')) {
+        let text = text.trim_end_matches(is_space);
+        let line = format!("{file}: line {number}");
+        let shortened: String = text.chars().take(80).collect();
+        let wrong = |what: &str| anyhow!("{line}: {what}: {shortened:?}");
+        if text.starts_with([' ', '\t']) {
+            let why =
+                "is indented, but there is no value above that it continues: remove the spaces before it";
+            let value = open.as_mut().ok_or_else(|| wrong(why))?;
             value.text.push('\n');
-            value.text.push_str(line.trim_start_matches(is_space));
+            value.text.push_str(text.trim_start_matches(is_space));
             continue;
         }
         open = None;
-        if line.is_empty() || line.starts_with(['#', ';']) {
+        if text.is_empty() || text.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[') {
+        if let Some(name) = text.strip_prefix('[') {
             let name = name.strip_suffix(']').ok_or_else(|| wrong("a section must end with ]"))?;
             if name.is_empty() {
                 return Err(wrong("a section must have a name"));
@@ -323,17 +320,15 @@ fn values<'a>(file: &'a str, text: &str) -> Result<Values<'a>> {
             section = Some(if name == DEFAULT { name.to_owned() } else { name.to_lowercase() });
             continue;
         }
-        let (key, value) = line.split_once([':', '=']).ok_or_else(|| wrong("has neither = nor :"))?;
+        let (key, value) = text.split_once([':', '=']).ok_or_else(|| wrong("has neither = nor :"))?;
         let key = trim(key);
         if key.is_empty() {
             return Err(wrong("has no name before the = or :"));
         }
         let Some(section) = &section else {
-            bail!(
-                "{file}: line {number}: {key:.80}: stands before the first section: write [DEFAULT] above it"
-            )
+            bail!("{line}: {key:.80}: stands before the first section: write [DEFAULT] above it");
         };
-        let value = Value { text: unquoted(trim(value)).to_owned(), file, line: number };
+        let value = Value { text: unquoted(trim(value)).to_owned(), line };
         open = Some(values.entry((section.clone(), key.to_owned())).insert_entry(value).into_mut());
     }
     Ok(values)
