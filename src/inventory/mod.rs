@@ -99,19 +99,20 @@ fn join(mut rows: Vec<Row>) -> Vec<Instance> {
 
 /// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    type Note = (fn(&Lacks) -> bool, fn(Lacking) -> Warning);
-    let notes: [Note; 4] = [
+    let notes: [(fn(&Lacks) -> bool, fn(Lacking) -> Warning); 4] = [
         (|it| it.image, Warning::LacksImage),
         (|it| it.kernel, Warning::LacksKernel),
         (|it| it.swap, Warning::LacksSwap),
         (|it| it.ephemeral, Warning::LacksEphemeral),
     ];
-    let note = |(is_lacking, warning): Note| {
+    let mut warnings = Vec::new();
+    for (is_lacking, warning) in notes {
         let mut without = instances.iter().filter(|it| it.rows.iter().all(|row| is_lacking(&row.lacks)));
-        let first = without.next()?.id().to_owned();
-        Some(warning(Lacking { first, more: without.count() }))
-    };
-    notes.into_iter().filter_map(note).collect()
+        if let Some(first) = without.next() {
+            warnings.push(warning(Lacking { first: first.id().to_owned(), more: without.count() }));
+        }
+    }
+    warnings
 }
 
 /// The most that a domain's XML may have, in bytes. libvirt's own files have some ten thousand; parsed, they take up to
@@ -221,13 +222,13 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     names.sort_unstable();
     let mut files = Vec::new();
     for file in names {
-        let metadata = match fs_err::metadata(&file) {
+        let is_file = match fs_err::metadata(&file) {
             // The domain was undefined since the folder was listed, or its autostart link was left behind.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            metadata => metadata?,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            metadata => metadata?.is_file(),
         };
         // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
-        if metadata.is_file() {
+        if is_file {
             let flags = OFlag::O_NONBLOCK.bits();
             let opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file)?;
             let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
