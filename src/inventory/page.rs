@@ -27,7 +27,8 @@ pub(crate) fn unfinished<'a>(
     pages: impl Iterator<Item = (&'a str, Option<&'a Page>)>,
 ) -> Vec<(&'a str, String)> {
     let pages: Vec<_> = pages.filter_map(|(name, page)| Some((name, page?))).collect();
-    let is_given = |marker| pages.iter().any(|(_, it)| it.next.is_none() && !it.ids.contains(marker));
+    let is_given =
+        |marker: &Box<str>| pages.iter().any(|(_, it)| it.next.is_none() && !it.ids.contains(marker));
     let why = |page: &Page| match &page.next {
         Some(marker) if page.ids.last() != Some(marker) => {
             Some("has a next page that does not begin after its last row: create it again".to_owned())
