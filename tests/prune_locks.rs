@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, aside, error, finish, inject, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, wait_until, with_outcome,
+    InUse, NO_ARGS, Running, aside, lock_file, names, plain_file, prune_command, under_strace, untouched,
+    wait_until, with_outcome,
 };
-use crate::common::{DAY, World, set_age};
-
-const NO_ARGS: [&str; 0] = [];
+use crate::common::{DAY, HOST, Run, World, set_age};
 
 #[test]
 fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock() {
@@ -29,10 +27,7 @@ fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock(
         assert!(held.iter().all(|name| lock_file(&it.world, name).exists()));
         assert!((least..most).contains(&waited), "--lock-wait {wait}: {waited} ms");
         for name in &held {
-            let error = error(&run, name);
-            for words in [&format!("process {} (python", nova.pid()), &format!("nova-{name}")] {
-                assert!(error.contains(words), "{error}");
-            }
+            run.told(name, "locked", &[&format!("process {} (python", nova.pid()), &format!("nova-{name}")]);
         }
     }
 }
@@ -154,10 +149,8 @@ fn the_lock_file_stays_where_the_file_has_been_made_again() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
     let (path, aside) = (it.world.base(&name), aside(&it.world, &name));
-    let cache_dir = it.world.path("_base");
-    let hold_up = inject("unlinkat:delay_exit=1000000", &cache_dir);
-    let command = prune_command(&it.world, NO_ARGS);
-    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    let hold_up = "unlinkat:delay_exit=1000000";
+    let prune = Running::start(&mut it.injected(hold_up, &it.world.path("_base"), &[]));
     wait_until("prune removes the file", || !aside.exists() && !path.exists());
     plain_file(&it.world, &name, DAY / 2);
     assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
@@ -182,21 +175,28 @@ fn a_directory_of_locks_that_is_a_link_is_novas_all_the_same() {
 
 /// nova removes lock files without holding them.
 #[test]
-fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let (mut one, mut other) = (Nova::start(&it.world), Nova::start(&it.world));
-    one.takes(&name);
-    let prune = it.judged_by(["--lock-wait", "2s"]);
-    std::thread::sleep(Duration::from_millis(200));
-    replace_lock_file(&it.world, &name, &mut other);
-    one.releases(&name);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&name), "locked");
-    assert!(it.world.base(&name).exists());
-    assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
-    other.releases("anew");
-    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+fn a_lock_file_that_nova_unlinks_under_prune_is_made_anew_and_locks_prune_out_where_nova_has_made_it() {
+    for is_replaced in [true, false] {
+        let it = InUse::new();
+        let name = it.world.original("image-a", 2 * DAY);
+        let (mut one, mut other) = (Nova::start(&it.world), Nova::start(&it.world));
+        one.takes(&name);
+        let prune = it.judged_by(["--lock-wait", "2s"]);
+        std::thread::sleep(Duration::from_millis(200));
+        if is_replaced {
+            replace_lock_file(&it.world, &name, &mut other);
+        } else {
+            fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
+        }
+        one.releases(&name);
+        prune.finish().exits(0).told(&name, if is_replaced { "locked" } else { "removed" }, &[]);
+        // The lock file that nova holds is not prune's to remove.
+        assert_eq!([it.world.base(&name).exists(), lock_file(&it.world, &name).exists()], [is_replaced; 2]);
+        if is_replaced {
+            other.releases("anew");
+            it.goes(&name);
+        }
+    }
 }
 
 /// The same while the file is set aside; of a copy, the original's counts as well.
@@ -231,9 +231,8 @@ fn a_lock_on_a_file_without_a_name_is_none() {
         let mut nova = Nova::start(&it.world);
         let lock = lock_file(&it.world, &name);
         fs_err::write(&lock, "").unwrap();
-        let hold_up = inject("fcntl:delay_enter=1500000:when=1", &lock);
-        let command = prune_command(&it.world, ["--lock-wait", "2s"]);
-        let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
+        let hold_up = "fcntl:delay_enter=1500000:when=1";
+        let prune = it.judged(&mut it.injected(hold_up, &lock, &["--lock-wait", "2s"]));
         std::thread::sleep(Duration::from_millis(300));
         if is_replaced {
             replace_lock_file(&it.world, &name, &mut nova);
@@ -248,20 +247,6 @@ fn a_lock_on_a_file_without_a_name_is_none() {
 }
 
 #[test]
-fn a_lock_file_that_nova_unlinks_under_prune_is_made_anew() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&name);
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    std::thread::sleep(Duration::from_millis(200));
-    fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
-    nova.releases(&name);
-    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
-    assert!(!lock_file(&it.world, &name).exists());
-}
-
-#[test]
 fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
@@ -272,10 +257,10 @@ fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
     std::os::unix::fs::symlink(it.world.instances_path(), &link).unwrap();
     let before = it.world.snapshot();
     for path in [it.world.instances_path(), link] {
-        let second = finish(&mut prune_command_at(&it.world, &path, NO_ARGS));
-        assert_eq!(second.code, 3, "{second:#?}");
-        assert_eq!(second.stdout, "");
-        assert_eq!(second.stderr.lines().count(), 1, "{second:#?}");
+        let mut second = it.world.command();
+        second.args(["prune", "--host", HOST, "--inventory", "inventory.json", "-p"]).arg(path);
+        let second = Run::of(&mut second).exits(3);
+        assert_eq!((second.stdout.as_str(), second.stderr.lines().count()), ("", 1), "{second:#?}");
     }
     assert_eq!(it.world.dry_run(NO_ARGS).exits(0).outcome(&name), "would_remove", "a dry run needs no lock");
     before.assert_same(&it.world.snapshot());
@@ -283,10 +268,14 @@ fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
     assert_eq!(first.finish().exits(0).outcome(&name), "removed");
 }
 
+fn twelve() -> Vec<String> {
+    (0..12).map(|n| format!("{n:040x}")).collect()
+}
+
 #[test]
 fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
     let it = InUse::new();
-    let images: Vec<String> = (0..12).map(|n| format!("{n:040x}")).collect();
+    let images = twelve();
     let mut told = 0;
     const PAIRS: usize = 60;
     for round in 0..PAIRS {
@@ -314,7 +303,7 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
         }
         removed.sort();
         assert_eq!(removed, images, "each once");
-        assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
+        it.has(NO_ARGS);
         assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
     }
     println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
@@ -324,7 +313,7 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
 #[test]
 fn two_prunes_that_do_not_know_of_each_other_do_no_harm() {
     let it = InUse::new();
-    let images: Vec<String> = (0..12).map(|n| format!("{n:040x}")).collect();
+    let images = twelve();
     let grant = ["--trace=flock", "--inject=flock:retval=0"];
     let before = untouched(&it.world, &[&it.used]);
     let mut gone_first = 0;

@@ -4,17 +4,15 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::common::hostile::meanwhile_each;
 use crate::common::prune::{
-    InUse, aside, chown_all, finish, is_now, lock_file, names, nova_user, owner, plain_file, prune_command,
-    with_outcome,
+    InUse, NO_ARGS, aside, chown_all, finish, is_now, lock_file, names, nova_user, owner, plain_file,
+    prune_command, with_outcome,
 };
 use crate::common::{DAY, Run, Snapshot, World, mtime, set_age, tool};
-
-const NO_ARGS: [&str; 0] = [];
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -67,14 +65,14 @@ fn nova_can_open_whatever_prune_makes_under_locks_whenever_prune_is_killed() {
             let mut command = Command::new("sh");
             command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]);
             command.arg(prune.get_program()).args(prune.get_args());
-            let stopped = it.world.aside(&mut command, &name);
+            let stopped = it.stopped(&mut command, &name);
             assert!(names(&it.world.path("locks")).len() >= 5);
             all_is_novas(&it.world);
-            stopped.kill();
+            drop(stopped);
             all_is_novas(&it.world);
             let run = it.world.prune(NO_ARGS).exits(0);
             assert_eq!(with_outcome(&run, "removed").len(), 4, "{run:#?}");
-            assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+            it.has(NO_ARGS);
             all_is_novas(&it.world);
             assert!(!lock_file(&it.world, &name).exists());
         }
@@ -86,8 +84,8 @@ fn the_user_nova_can_prune_as_well() {
     let (it, name) = novas();
     it.world.give_to_nobody();
     let mut command = it.world.as_nobody();
-    let args: Vec<_> = prune_command(&it.world, NO_ARGS).get_args().map(ToOwned::to_owned).collect();
-    assert_eq!(Run::of(command.args(args)).exits(0).outcome(&name), "removed");
+    let run = Run::of(command.args(prune_command(&it.world, NO_ARGS).get_args()));
+    run.exits(0).told(&name, "removed", &[]);
 }
 
 /// With a path that belongs to root, prune acts as the owner of `locks`, else of the cache.
@@ -159,15 +157,6 @@ fn a_cache_directory_that_leads_to_roots_loses_nothing() {
     assert!(directory.join(&name).exists());
 }
 
-/// Ends the threads, even where the test ends by a panic.
-struct AtEnd<'a>(&'a AtomicBool);
-
-impl Drop for AtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 /// Two names are exchanged all the time, in `locks` and in the cache: one is nova's and the other leads to root's.
 #[test]
 fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
@@ -178,26 +167,25 @@ fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
     let (directory, victim) = roots(world);
     let before = Snapshot::of(&directory);
     let removable: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
-    let end = AtomicBool::new(false);
     let mut outcomes = std::collections::BTreeMap::new();
-    std::thread::scope(|scope| {
-        let _at_end = AtEnd(&end);
-        let swap = |one: PathBuf, to: &Path| {
-            let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
-            symlink(to, &other).unwrap();
-            let end = &end;
-            scope.spawn(move || {
-                while !end.load(Relaxed) {
-                    // What prune has just removed cannot be exchanged.
-                    renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).ok();
-                }
-            });
-        };
-        swap(world.path("locks"), &directory);
-        swap(world.base(&it.used), &victim);
-        swap(lock_file(world, &removable[1]), &victim);
-        swap(world.base(&removable[2]), &victim);
-        swap(aside(world, &removable[3]), &victim);
+    let swapped = [
+        (world.path("locks"), &directory),
+        (world.base(&it.used), &victim),
+        (lock_file(world, &removable[1]), &victim),
+        (world.base(&removable[2]), &victim),
+        (aside(world, &removable[3]), &victim),
+    ];
+    let swapped = swapped.map(|(one, to)| {
+        let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
+        symlink(to, &other).unwrap();
+        (one, other)
+    });
+    let exchange = |number: usize, _| {
+        let (one, other) = &swapped[number];
+        // What prune has just removed cannot be exchanged.
+        renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).ok();
+    };
+    meanwhile_each(swapped.len(), exchange, || {
         for _ in 0..PRUNES {
             for name in &removable {
                 let path = plain_file(world, "made", 2 * DAY);

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use nova_imagecache::cache_name::{SET_ASIDE, cache_file_name};
 
 use crate::common::hostile::Numbers;
-use crate::common::nova::{Nova, Order, upload};
-use crate::common::prune::{InUse, Running, names, prune_command, with_outcome};
+use crate::common::nova::{Nova, Order, set_mtime, upload};
+use crate::common::prune::{InUse, Running, broken_disks, is_full, names, prune_command, with_outcome};
 use crate::common::{DAY, Run, World, list, tool};
-use crate::nova_beside_prune::{backing_file, set_mtime};
 
 /// How long a prune waits between setting aside and looking again, and what its mounts stay behind at most.
 const SETTLE: &str = "2s";
@@ -82,15 +81,6 @@ impl Hosts {
     /// Makes all base files two days old.
     fn all_is_old(&self) {
         names(&self.cache_dir()).iter().for_each(|name| set_mtime(&self.cache_dir().join(name), 2 * DAY));
-    }
-
-    /// The disks whose base file is not there, and that base file.
-    fn lost_disks(&self) -> BTreeMap<PathBuf, PathBuf> {
-        let instances = self.truth(&self.it.world.instances_path());
-        let directories = names(&instances).into_iter().map(|name| instances.join(name));
-        let disks = directories.flat_map(|directory| ["disk", "disk.swap"].map(|name| directory.join(name)));
-        let with_base = disks.filter_map(|disk| Some((backing_file(&disk)?, disk)));
-        with_base.filter(|(base, _)| !self.truth(base).exists()).map(|(base, disk)| (disk, base)).collect()
     }
 }
 
@@ -230,7 +220,8 @@ fn share(rounds: usize, prunes: &[bool]) {
             *outcomes.entry(if run.code == 0 { "exit 0" } else { "exit 1" }).or_default() += 1;
         }
         let said = runs.iter().map(said).collect::<Vec<_>>().join("\n");
-        let lost = hosts.lost_disks();
+        let instances = hosts.truth(&world.instances_path());
+        let lost = broken_disks(&instances, |base| hosts.truth(base).exists());
         assert!(lost.is_empty(), "round {round}: disks whose base file is gone: {lost:#?}\n{said}");
         report_is_true(&before, &hosts.files(), &runs)
             .unwrap_or_else(|error| panic!("round {round}: {error}\n{said}"));
@@ -257,7 +248,7 @@ fn share(rounds: usize, prunes: &[bool]) {
 }
 
 fn rounds() -> usize {
-    if std::env::var_os("NOVA_IMAGECACHE_FULL").is_some() { 40 } else { 8 }
+    if is_full() { 40 } else { 8 }
 }
 
 #[test]

@@ -90,6 +90,11 @@ pub fn sane(run: Run) -> Run {
 
 /// Does something again and again, with the number of the step, while `check` runs.
 pub fn meanwhile(change: impl Fn(u64) + Sync, check: impl FnOnce()) {
+    meanwhile_each(1, |_, step| change(step), check);
+}
+
+/// The same by so many threads, each with its number.
+pub fn meanwhile_each(threads: usize, change: impl Fn(usize, u64) + Sync, check: impl FnOnce()) {
     struct Stop<'a>(&'a AtomicBool);
 
     impl Drop for Stop<'_> {
@@ -98,11 +103,14 @@ pub fn meanwhile(change: impl Fn(u64) + Sync, check: impl FnOnce()) {
         }
     }
 
-    let stop = AtomicBool::new(false);
+    let (stop, change) = (&AtomicBool::new(false), &change);
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&change));
+        for thread in 0..threads {
+            let steps = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+            scope.spawn(move || steps.for_each(|step| change(thread, step)));
+        }
         // Also where the check panics.
-        let _stop = Stop(&stop);
+        let _stop = Stop(stop);
         check();
     });
 }
