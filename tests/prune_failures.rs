@@ -4,10 +4,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use crate::common::prune::{
-    InUse, NO_ARGS, Running, aside, finish, inject, lock_file, names, plain_file, prune_command,
-    under_strace, wait_until, with_outcome,
+    InUse, Running, aside, finish, inject, lock_file, names, plain_file, prune_command, under_strace,
+    wait_until, with_outcome,
 };
-use crate::common::{DAY, Snapshot, overlay};
+use crate::common::{DAY, NO_ARGS, Snapshot, overlay};
 
 #[test]
 fn a_file_whose_rename_or_unlink_is_refused_is_named_with_the_cause_and_the_others_go() {

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::common::prune::{
-    InUse, NO_ARGS, finish, names, plain_file, prune_command, under_strace, with_outcome,
-};
-use crate::common::{DAY, HOUR, Run, World, list, set_age, text};
+use crate::common::host::{Host, JUDGED};
+use crate::common::prune::{InUse, finish, names, plain_file, prune_command, under_strace, with_outcome};
+use crate::common::{DAY, HOUR, NO_ARGS, Run, World, list, set_age, text};
 use serde_json::Value;
 
 const GIB: u64 = 1 << 30;
@@ -26,6 +25,23 @@ fn four() -> (InUse, Vec<String>) {
         plain_file(&it.world, name, 20 * DAY - HOUR * index as u32);
     }
     (it, files)
+}
+
+/// On a filesystem of its own, where nobody else takes or gives space.
+#[test]
+fn a_dry_run_foretells_what_goes_and_what_is_free_after_the_real_one() {
+    let host = Host::new();
+    for (goal, chosen) in [("0%", 0), ("38.5MiB", 5), ("95%", 6)] {
+        let [dry, real] = ["prune --dry-run", "prune"].map(|command| {
+            let args: Vec<&str> = command.split(' ').chain(["--until-free", goal, "-f", "json"]).collect();
+            host.run_on_own_filesystem("true", &[&args[..], &JUDGED].concat()).0
+        });
+        let removed = with_outcome(&real, "removed");
+        assert_eq!((with_outcome(&dry, "would_remove"), removed.len()), (removed, chosen));
+        assert_eq!(with_outcome(&dry, "spared"), with_outcome(&real, "spared"));
+        assert_eq!((&dry.json()["goal"], dry.code), (&real.json()["goal"], real.code));
+        assert_eq!(real.warnings().contains(&"goal_missed".into()), real.code == 1);
+    }
 }
 
 /// Where the space cannot be asked for, a goal must not mean everything.

@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 use nova_imagecache::cache_name::SET_ASIDE;
 use serde_json::json;
 
-use crate::common::DAY;
 use crate::common::prune::{
-    InUse, NO_ARGS, Running, aside, hold_lock, lock_file, plain_file, prune_command, wait_until, with_outcome,
+    InUse, Running, aside, hold_lock, lock_file, plain_file, prune_command, wait_until, with_outcome,
 };
+use crate::common::{DAY, NO_ARGS};
 
 /// Three files that a killed prune left set aside.
 fn left() -> (InUse, [String; 3]) {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::prune::{
-    InUse, NO_ARGS, Running, aside, backing_file, inject, is_locked, under_strace, untouched, wait_until,
+    InUse, Running, aside, backing_file, inject, is_locked, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, World, overlay, plain_qcow2, qemu_img, set_age, tool};
+use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, qemu_img, set_age, tool};
 
 /// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
 fn base_in(world: &World, format: &str) -> String {

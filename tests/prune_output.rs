@@ -5,8 +5,8 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-use crate::common::DAY;
-use crate::common::prune::{InUse, NO_ARGS, plain_file, prune_command};
+use crate::common::prune::{InUse, plain_file, prune_command};
+use crate::common::{DAY, NO_ARGS};
 
 fn full() -> std::fs::File {
     fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap().into_parts().0

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::common::prune::{
-    InUse, NO_ARGS, Running, aside, finish, hold_lock, keeping_mtime, lock_file, names, plain_file,
-    prune_command, wait_until, with_outcome,
+    InUse, Running, aside, finish, hold_lock, keeping_mtime, lock_file, names, plain_file, prune_command,
+    wait_until, with_outcome,
 };
-use crate::common::{DAY, HOST, Run, Snapshot, mtime, overlay, qemu_img, set_mtime, tool};
+use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, mtime, overlay, qemu_img, set_mtime, tool};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use serde_json::json;

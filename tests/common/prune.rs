@@ -17,9 +17,7 @@ use nix::unistd::Pid;
 use nova_imagecache::cache_name::SET_ASIDE;
 use serde_json::json;
 
-use crate::common::{DAY, HOST, Run, Snapshot, World, list, mtime, set_age, set_mtime, text, tool};
-
-pub const NO_ARGS: [&str; 0] = [];
+use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, World, list, mtime, set_age, set_mtime, text, tool};
 
 /// Where `what` is awaited for longer than this, the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
