@@ -224,8 +224,9 @@ def main(instances_path, images):
         if nova is None:
             nova = Nova(instances_path, images)
         arguments = [rest] if verb == "pass" else rest.split()
+        operation = getattr(nova, "do_" + verb.replace("-", "_"))
         try:
-            getattr(nova, "do_" + verb.replace("-", "_"))(*arguments)
+            operation(*arguments)
             answer = "ok"
         except Exception as error:
             answer = f"failed {type(error).__name__}: {error}"

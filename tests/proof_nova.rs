@@ -8,10 +8,9 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 
 use crate::common::HOST;
-use crate::common::nova::{Nova, Order, upload};
+use crate::common::nova::{Nova, upload};
 use crate::common::proof::{INSTANCES, OLD_IMAGE, Scene, none_failed};
 use crate::common::prune::{backing_file, names};
-use crate::common::steps::attached;
 use crate::proof_interleavings::{Did, Operation, Range, at_every_call, needs, prune_at_every_call, resized};
 
 /// An instance that nova makes.
@@ -42,16 +41,16 @@ fn resized_by_nova(scene: &Scene) {
 
 fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>> {
     use Range::{FromLocking, FromReading};
-    let does = |order: Order<'_>| nova.lock().unwrap().does(order).is_ok();
-    let starts = move |_: &Scene| needs(does(Order::Start(NEW, OLD_IMAGE)));
-    let fetches = move |_: &Scene| needs(does(Order::Precache(OLD_IMAGE)));
+    let does = |order: String| nova.lock().unwrap().does(&order).is_ok();
+    let starts = move |_: &Scene| needs(does(format!("start {NEW} {OLD_IMAGE}")));
+    let fetches = move |_: &Scene| needs(does(format!("precache {OLD_IMAGE}")));
     let (directory, directory_resized) = resized(scene);
     let disk = scene.world.path(INSTANCES[1]).join("disk");
     let kept = backing_file(&directory.join("disk")).unwrap();
     let target = &scene.target;
     let mut passes = Operation::new("nova's own cache manager passes", FromReading, move |scene| {
         let before = names(&scene.world.path("_base"));
-        assert!(does(Order::Pass(&instances())));
+        assert!(does(format!("pass {}", instances())));
         let after = names(&scene.world.path("_base"));
         Did::MayHaveRemoved(before.difference(&after).cloned().collect())
     });
@@ -59,7 +58,7 @@ fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>>
     vec![
         Operation::new("nova starts an instance", FromLocking, starts).locking(target).making(target),
         Operation::new("nova starts an instance whose image is gone", FromLocking, move |_| {
-            needs(does(Order::StartNoFetch(NEW, OLD_IMAGE)))
+            needs(does(format!("start-no-fetch {NEW} {OLD_IMAGE}")))
         })
         .locking(target),
         Operation::new("nova starts an instance and fetches the image", FromLocking, starts)
@@ -67,23 +66,31 @@ fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>>
             .locking(target)
             .making(target),
         Operation::new("nova rebases a disk", FromLocking, move |scene| {
-            needs(does(Order::Rebase(INSTANCES[1], &scene.world.base(&scene.target))))
+            needs(does(format!("rebase {} {}", INSTANCES[1], scene.world.base(&scene.target).display())))
         })
         .changing(disk),
-        Operation::new("nova resizes an instance", FromReading, move |_| done(does(Order::Resize(UNLISTED))))
-            .changing(directory.clone()),
-        Operation::new("nova reverts a resize", FromReading, move |_| done(does(Order::Revert(UNLISTED))))
-            .after(resized_by_nova)
-            .changing(directory.clone())
-            .changing(directory_resized),
-        Operation::new("nova deletes an instance", FromReading, move |_| done(does(Order::Delete(UNLISTED))))
-            .changing(directory)
-            .changing(kept),
-        Operation::new("nova makes a swap disk", FromLocking, move |_| done(does(Order::Swap(NEW, 16))))
+        Operation::new("nova resizes an instance", FromReading, move |_| {
+            done(does(format!("resize {UNLISTED}")))
+        })
+        .changing(directory.clone()),
+        Operation::new("nova reverts a resize", FromReading, move |_| {
+            done(does(format!("revert {UNLISTED}")))
+        })
+        .after(resized_by_nova)
+        .changing(directory.clone())
+        .changing(directory_resized),
+        Operation::new("nova deletes an instance", FromReading, move |_| {
+            done(does(format!("delete {UNLISTED}")))
+        })
+        .changing(directory)
+        .changing(kept),
+        Operation::new("nova makes a swap disk", FromLocking, move |_| done(does(format!("swap {NEW} 16"))))
             .locking("swap_16")
             .making("swap_16"),
-        Operation::new("nova makes a new swap disk", FromLocking, move |_| done(does(Order::Swap(NEW, 17))))
-            .locking("swap_17"),
+        Operation::new("nova makes a new swap disk", FromLocking, move |_| {
+            done(does(format!("swap {NEW} 17")))
+        })
+        .locking("swap_17"),
         Operation::new("nova fetches an image without a lock", FromLocking, fetches).making(target),
         Operation::new("nova fetches a new image without a lock", FromLocking, fetches)
             .after(without_target)
@@ -96,7 +103,7 @@ fn start(scene: &Scene) -> Nova {
     let mut nova = Nova::start(&scene.world);
     upload(&scene.world, OLD_IMAGE);
     // It imports nova at its first order.
-    nova.does(Order::Delete(NEW)).ok();
+    nova.does(&format!("delete {NEW}")).ok();
     nova
 }
 
@@ -122,13 +129,7 @@ fn no_whole_prune_at_any_system_call_of_nova_loses_a_backing_file() {
     let scene = &Scene::owned_by(0);
     let nova = Mutex::new(start(scene));
     let pid = nova.lock().unwrap().pid();
-    let mut failures = Vec::new();
-    for operation in &operations(scene, &nova) {
-        failures.extend(prune_at_every_call(scene, operation, 4, |watch| {
-            let mut did = Did::Refused;
-            let ended = attached(pid, watch, || did = (operation.run)(scene));
-            (ended, did)
-        }));
-    }
+    let operations = operations(scene, &nova);
+    let failures: Vec<_> = operations.iter().flat_map(|it| prune_at_every_call(scene, it, pid, 5)).collect();
     none_failed(&failures);
 }

@@ -1,7 +1,6 @@
 //! nova's part in the tests, by its own code: see `tests/nova_ops.py`.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -11,50 +10,11 @@ use std::time::{Duration, SystemTime};
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
-use serde_json::Value;
 
 use crate::common::{World, raw};
 
 /// Where nova answers nothing for longer than this, the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One operation of nova. Instances are named by their UUID, images by their id.
-#[derive(Clone, Copy, Debug)]
-pub enum Order<'a> {
-    /// Makes an instance's disk, fetching the image if the cache does not have it.
-    Start(&'a str, &'a str),
-    /// The same where the image service does not have the image any more.
-    StartNoFetch(&'a str, &'a str),
-    /// Makes an instance's swap disk, of that many MiB.
-    Swap(&'a str, u64),
-    /// Puts an instance's disk on another base file, as at the end of an unshelve.
-    Rebase(&'a str, &'a Path),
-    /// Renames an instance's directory to `_resize` and copies its disks back.
-    Resize(&'a str),
-    /// Renames it back.
-    Revert(&'a str),
-    Delete(&'a str),
-    /// Fetches an image without a lock.
-    Precache(&'a str),
-    /// A pass of nova's own cache manager, over these instances.
-    Pass(&'a Value),
-}
-
-impl fmt::Display for Order<'_> {
-    fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start(uuid, image) => write!(line, "start {uuid} {image}"),
-            Self::StartNoFetch(uuid, image) => write!(line, "start-no-fetch {uuid} {image}"),
-            Self::Swap(uuid, mib) => write!(line, "swap {uuid} {mib}"),
-            Self::Rebase(uuid, base) => write!(line, "rebase {uuid} {}", base.display()),
-            Self::Resize(uuid) => write!(line, "resize {uuid}"),
-            Self::Revert(uuid) => write!(line, "revert {uuid}"),
-            Self::Delete(uuid) => write!(line, "delete {uuid}"),
-            Self::Precache(image) => write!(line, "precache {image}"),
-            Self::Pass(instances) => write!(line, "pass {instances}"),
-        }
-    }
-}
 
 /// A process that does what nova-compute does.
 pub struct Nova {
@@ -99,21 +59,15 @@ impl Nova {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// Does an operation. Says why it failed.
+    /// Does an operation, one of those that `nova_ops.py` lists. Says why it failed.
     #[track_caller]
-    pub fn does(&mut self, order: Order<'_>) -> Result<(), String> {
-        let answer = self.says(&order.to_string());
+    pub fn does(&mut self, order: &str) -> Result<(), String> {
+        let answer = self.says(order);
         match answer.split_once(' ').unwrap_or((&answer, "")) {
             ("ok", "") => Ok(()),
             ("failed", why) => Err(why.to_owned()),
             _ => panic!("nova_ops.py: {answer:?}"),
         }
-    }
-
-    /// Does an operation that must not fail.
-    #[track_caller]
-    pub fn must(&mut self, order: Order<'_>) {
-        self.does(order).unwrap_or_else(|error| panic!("{order}: {error}"));
     }
 
     /// Takes the lock of a cache file, which must be free.
