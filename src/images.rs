@@ -8,9 +8,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::cache_name::cache_file_name;
+use crate::input::{name, read_list};
 use crate::inventory::json;
 use crate::inventory::page::{self, Page};
-use crate::inventory::{name, read_list};
 use crate::warning::Warning;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

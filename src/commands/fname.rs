@@ -1,7 +1,5 @@
 //! `fname`: image ids to cache file names.
 
-use std::io::Read as _;
-
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache_name::cache_file_name;
@@ -38,10 +36,7 @@ fn ids(args: &[String]) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for (index, arg) in args.iter().enumerate() {
         if arg == "-" {
-            let mut text = String::new();
-            std::io::stdin()
-                .lock()
-                .read_to_string(&mut text)
+            let text = std::io::read_to_string(std::io::stdin())
                 .context("cannot read image ids from standard input")?;
             for (number, line) in (1..).zip(text.lines()) {
                 // A file that came from elsewhere may have other line ends, or blanks before them.

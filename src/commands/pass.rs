@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::filesystem::Space;
 use crate::guard::{self, Asked, Case};
 use crate::images::{self, Images};
+use crate::input;
 use crate::inventory::{self, Inventory, Texts};
 use crate::layout::Layout;
 use crate::progress::Progress;
@@ -66,7 +67,7 @@ impl<'a> Pass<'a> {
         let has_libvirt = !judging.libvirt.is_empty();
         let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
         guard::check_usage(asked)?;
-        inventory::check_stdin(&judging.inventory, &listing.images)?;
+        input::check_stdin(&judging.inventory, &listing.images)?;
         if global.verbose && !global.environment.is_empty() {
             report::print_message(&format!("from the environment: {}", global.environment.join(", ")));
         }
@@ -82,7 +83,7 @@ impl<'a> Pass<'a> {
             as_of,
             asked,
             layout: settings::layout(global, &conf)?,
-            policy: settings::policy(judging, &conf)?,
+            policy: settings::policy(judging, &conf),
             images,
             texts: Mutex::new(texts),
             inventory: OnceLock::new(),
