@@ -17,16 +17,7 @@ use crate::verdict::{Reason, Verdict};
 
 /// Writes what `fname` found.
 pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
-    let head = json!({ "schema_version": SCHEMA_VERSION });
-    let file = |it: &ImageFile| {
-        json!({
-            "image_id": it.image_id,
-            "file_name": it.file_name,
-            "path": it.path.as_ref().map(|it| it.to_string_lossy()),
-            "exists": it.exists,
-        })
-    };
-    write(output, Document { head, files: || files.iter().map(file), tail: Value::Null })
+    write(output, json!({ "schema_version": SCHEMA_VERSION, "files": files }))
 }
 
 /// Writes what `scan`, `explain` or `prune` found.

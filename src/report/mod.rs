@@ -5,7 +5,6 @@ pub mod table;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anstream::adapter::strip_str;
@@ -26,11 +25,12 @@ use crate::verdict::{Judged, Judgement, Missing, Policy};
 use crate::warning::Warning;
 
 /// An image and the name of its cache file.
+#[derive(serde::Serialize)]
 pub struct ImageFile {
     pub image_id: String,
     pub file_name: String,
     /// Where that file is or would be, and whether it is there; where an instances path was named.
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     pub exists: Option<bool>,
 }
 
