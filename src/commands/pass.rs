@@ -219,6 +219,8 @@ impl<'a> Pass<'a> {
             warnings: &found.warnings,
             catalog: &found.catalog,
             files,
+            in_full: selection.is_some(),
+            verbose: self.global.verbose,
             pass: Some(report::Pass {
                 policy: &self.policy,
                 as_of: found.as_of,
@@ -226,10 +228,8 @@ impl<'a> Pass<'a> {
                 judgement: &found.judgement,
                 is_complete,
                 missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
-                pruned,
-                in_full: selection.is_some(),
-                verbose: self.global.verbose,
             }),
+            pruned,
         };
         report::print(&report, self.global)?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
