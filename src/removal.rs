@@ -58,7 +58,7 @@ use crate::filesystem::is_network;
 use crate::layout::Layout;
 use crate::listing::each_entry;
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
-use crate::outcome::{Done, Outcome};
+use crate::outcome::{Done, Outcome, Outcomes};
 use crate::owner::Owner;
 use crate::processes;
 use crate::progress::{Phase, Progress};
@@ -193,41 +193,40 @@ impl Removal<'_> {
 
     /// Removes these files, in as few batches as the limit of open files allows. `look_again` gathers and judges
     /// everything again while the files that it is given are set aside.
-    pub fn remove(
+    pub fn remove<'e>(
         &self,
-        files: &[&Judged<'_>],
+        files: &[&Judged<'e>],
         mut look_again: impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-    ) -> BTreeMap<OsString, Done> {
+        outcomes: &mut Outcomes<'e>,
+    ) {
         // A link leads nowhere while the file that it leads to is set aside.
         let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
-        let mut outcomes = BTreeMap::new();
         for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
-            self.remove_batch(batch, &mut look_again, &mut outcomes);
+            self.remove_batch(batch, &mut look_again, outcomes);
         }
-        outcomes
     }
 
-    fn remove_batch(
+    fn remove_batch<'e>(
         &self,
-        batch: &[&Judged<'_>],
+        batch: &[&Judged<'e>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        outcomes: &mut Outcomes<'e>,
     ) {
         if let Some(done) = self.interrupted() {
-            outcomes.extend(batch.iter().map(|it| (it.name.to_owned(), done.clone())));
+            outcomes.extend(batch.iter().map(|it| (it.name, done.clone())));
             return;
         }
         self.progress.enter(Phase::Locks);
         let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
         let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
-        let mut aside: Vec<&Judged<'_>> = Vec::new();
+        let mut aside: Vec<&Judged<'e>> = Vec::new();
         for judged in batch {
             let done = self
                 .interrupted()
                 .or_else(|| self.why_not_locked(judged.name, &held))
                 .or_else(|| self.set_aside(judged));
             match done {
-                Some(done) => drop(outcomes.insert(judged.name.to_owned(), done)),
+                Some(done) => drop(outcomes.insert(judged.name, done)),
                 None => aside.push(judged),
             }
         }
@@ -249,7 +248,7 @@ impl Removal<'_> {
         }
         for judged in aside {
             let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
-            outcomes.insert(judged.name.to_owned(), done);
+            outcomes.insert(judged.name, done);
         }
         if !is_network(&self.layout.locks_dir()) {
             self.remove_lock_files(batch, &held, outcomes);
@@ -257,7 +256,7 @@ impl Removal<'_> {
     }
 
     /// nova's lock files of the originals and copies that are gone. It keeps those of the other kinds itself.
-    fn remove_lock_files(&self, batch: &[&Judged<'_>], held: &Batch, outcomes: &BTreeMap<OsString, Done>) {
+    fn remove_lock_files(&self, batch: &[&Judged<'_>], held: &Batch, outcomes: &Outcomes<'_>) {
         let is_gone = |it: &&&Judged<'_>| {
             matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small)
                 && outcomes.get(it.name).is_some_and(|done| done.outcome == Outcome::Removed)
@@ -270,16 +269,16 @@ impl Removal<'_> {
     }
 
     /// Puts those files back for which `why` has an outcome.
-    fn put_back_where(
+    fn put_back_where<'e>(
         &self,
-        aside: &mut Vec<&Judged<'_>>,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        aside: &mut Vec<&Judged<'e>>,
+        outcomes: &mut Outcomes<'e>,
         why: impl Fn(&Judged<'_>) -> Option<Done>,
     ) {
         aside.retain(|judged| match why(judged) {
             None => true,
             Some(done) => {
-                outcomes.insert(judged.name.to_owned(), self.put_back_because(judged.name, done));
+                outcomes.insert(judged.name, self.put_back_because(judged.name, done));
                 false
             }
         });
@@ -374,10 +373,10 @@ impl Removal<'_> {
         }
     }
 
-    /// The outcome of an `.info` file whose file stays.
-    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &BTreeMap<OsString, Done>) -> Option<Done> {
+    /// The outcome of an `.info` file whose file was to go and stays.
+    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &Outcomes<'_>) -> Option<Done> {
         let CacheName::Info { of } = CacheName::parse(judged.name) else { return None };
-        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome != Outcome::Removed)?;
+        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome >= Outcome::Locked)?;
         Some(self.put_back_because(judged.name, owner.clone()))
     }
 

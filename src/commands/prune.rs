@@ -145,12 +145,7 @@ impl Command<'_> {
             }
             let mut incomplete = None;
             let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
-            let outcomes = self.pass.shown(|| removal.remove(&batch, look_again));
-            for (name, done) in
-                batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
-            {
-                work.outcomes.insert(name, done.clone());
-            }
+            self.pass.shown(|| removal.remove(&batch, look_again, &mut work.outcomes));
             if let Some(warning) = incomplete {
                 found.warnings.push(warning);
                 work.second_look_is_incomplete = true;
