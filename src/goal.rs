@@ -98,7 +98,7 @@ pub fn spare_others(outcomes: &mut Outcomes<'_>, needed: &BTreeSet<&OsStr>) {
 }
 
 fn by_mtime(a: &Judged<'_>, b: &Judged<'_>) -> Ordering {
-    let mtime = |it: &Judged<'_>| it.file.stat.as_ref().ok().map(|stat| stat.mtime);
+    let mtime = |it: &Judged<'_>| it.file.stat.map(|stat| stat.mtime);
     mtime(a).cmp(&mtime(b))
 }
 

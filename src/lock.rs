@@ -24,7 +24,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cache_name::CacheName;
@@ -209,7 +209,7 @@ impl Locks {
                 held.push((cache_file, lock));
             }
         }
-        let identity = |lock: &HeldLock| lock.file.metadata().ok().map(|it| Identity::from(&it));
+        let identity = |lock: &HeldLock| fstat(&lock.file).ok().map(|it| Identity::from(&it));
         let users = processes::users_of(&held.iter().filter_map(|(_, lock)| identity(lock)).collect());
         let Ok(_as_owner) = self.owner.assume() else { return };
         for (cache_file, lock) in &held {
@@ -241,7 +241,7 @@ impl Locks {
     /// Whether a name here still stands for the file that is open.
     fn names(&self, name: &OsStr, file: &File) -> io::Result<bool> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Identity::from(&stat) == Identity::from(&file.metadata()?)),
+            Ok(stat) => Ok(Identity::from(&stat) == Identity::from(&fstat(file)?)),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }

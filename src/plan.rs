@@ -149,7 +149,7 @@ impl Plan {
     /// Whether a file is the one that the plan would remove; `None` where the plan would not remove one of that name.
     pub fn allows(&self, judged: &Judged<'_>) -> Option<bool> {
         let planned = self.files.get(judged.name)?;
-        let stat = judged.file.stat.as_ref().ok()?;
+        let stat = judged.file.stat?;
         Some(stat.size_bytes == planned.size_bytes && stat.mtime.rfc3339().as_ref() == Some(&planned.mtime))
     }
 }

@@ -101,8 +101,7 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>) -> io::Result<()> {
         head: Head::new("scan", report.generated_at, place, report.warnings),
         files: || {
             report.files.iter().map(|(name, file)| {
-                let age =
-                    file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(report.generated_at).as_secs());
+                let age = file.stat.map(|stat| stat.mtime.age_at(report.generated_at).as_secs());
                 File::new((name, file), file.kind(name), age, report.catalog)
             })
         },
@@ -305,7 +304,7 @@ impl<'a> File<'a> {
         age_seconds: Option<u64>,
         catalog: &'a Catalog<'a>,
     ) -> Self {
-        let stat = file.stat.as_ref().ok();
+        let stat = file.stat;
         let is_other = kind == Kind::Other;
         Self {
             name: lossy(name),

@@ -59,7 +59,7 @@ pub fn scan(output: &mut dyn Write, report: &ScanReport<'_>, width: Option<usize
         header(output, &format!("{:9}  {:>9}  {:>8}  FILE{image}", "KIND", "DISK", "AGE"))?;
     }
     for (((name, file), text), image) in files.iter().zip(&names).zip(&images) {
-        let age = file.stat.as_ref().ok().map(|stat| ForPeople(stat.mtime.age_at(report.generated_at)));
+        let age = file.stat.map(|stat| ForPeople(stat.mtime.age_at(report.generated_at)));
         write!(
             output,
             "{:9}  {:>9}  {:>8}  ",
@@ -375,7 +375,7 @@ fn story(
     if let Some(downloadable) = report.downloadable(file) {
         writeln!(output, "  downloadable  {}", if downloadable { "yes" } else { "no" })?;
     }
-    if let Ok(stat) = &file.file.stat {
+    if let Some(stat) = &file.file.stat {
         writeln!(output, "  size          {} ({} on disk)", size_text(stat.size_bytes), size(file.file))?;
         writeln!(
             output,
@@ -475,7 +475,7 @@ fn header(output: &mut dyn Write, text: &str) -> io::Result<()> {
 }
 
 fn size(file: &CacheFile) -> String {
-    file.stat.as_ref().map_or("?".into(), |stat| size_text(stat.disk_bytes))
+    file.stat.map_or("?".into(), |stat| size_text(stat.disk_bytes))
 }
 
 /// A text, escaped already, on lines of its own, indented.
