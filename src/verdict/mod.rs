@@ -22,7 +22,7 @@ use crate::time::{ForPeople, Timestamp};
 use crate::warning::{count, shown};
 use named::Names;
 pub use users::is_same_host;
-use users::{ImageUse, Place, Role, Users, shared_size};
+use users::{ImageUse, Users, shared_size};
 
 /// What the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,7 +291,7 @@ impl<'a> Judge<'a, '_> {
         let text = format!("unused for {} (minimum {}): {so}", ForPeople(age), ForPeople(minimum_age));
         judged.reasons.push(Reason::new(Code::Unused, text));
         if judged.kind == Kind::Partial {
-            judged.reasons.push(Reason::new(Code::Partial, "an interrupted download or conversion".into()));
+            judged.reasons.push(Reason::new(Code::Partial, "an interrupted download or conversion"));
         }
     }
 
@@ -328,10 +328,10 @@ impl<'a> Judge<'a, '_> {
             reasons.extend(named.same_file(self.users));
         }
         if file.is_open_in_qemu && !matches!(kind, Kind::Other | Kind::SetAside) {
-            reasons.push(Reason::new(Code::OpenInQemu, "a running QEMU has it open".into()));
+            reasons.push(Reason::new(Code::OpenInQemu, "a running QEMU has it open"));
         }
         if self.keep.contains(name) && kind != Kind::Other {
-            reasons.push(Reason::new(Code::KeptOnRequest, "kept on request (--keep)".into()));
+            reasons.push(Reason::new(Code::KeptOnRequest, "kept on request (--keep)"));
         }
         if kind == Kind::Resized
             && let Some(image) = image
@@ -393,8 +393,8 @@ impl<'a> Judge<'a, '_> {
 }
 
 impl Reason<'_> {
-    fn new(code: Code, text: String) -> Self {
-        Self { code, text, images: Vec::new(), instances: Vec::new(), disks: Vec::new() }
+    fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), images: Vec::new(), instances: Vec::new(), disks: Vec::new() }
     }
 }
 
@@ -414,31 +414,27 @@ fn unlisted_directories<'a>(
     users: &Users<'a>,
     files: &[Judged<'a>],
 ) -> Vec<UnlistedDirectory<'a>> {
-    let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
-    for Place { path, directory, role, .. } in &users.places {
-        if *role != Role::Unlisted || directory.is_cache {
-            continue;
+    let mut keeps: BTreeMap<&OsStr, BTreeSet<&OsStr>> = BTreeMap::new();
+    for Judged { name, reasons, .. } in files {
+        let reasons =
+            reasons.iter().filter(|it| matches!(it.code, Code::BackingFileUnlisted | Code::SameFile));
+        let root = &evidence.layout.instances_path;
+        for below in reasons.flat_map(|it| &it.disks).filter_map(|it| it.strip_prefix(root).ok()) {
+            keeps.entry(Evidence::top_name(below.as_os_str())).or_default().insert(name);
         }
+    }
+    let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
+    let directories =
+        evidence.directories.iter().filter(|(path, it)| !it.is_cache && users.is_unlisted(path));
+    for (path, directory) in directories {
         let name = Evidence::top_name(path);
         let entry = unlisted.entry(name).or_insert_with(|| UnlistedDirectory {
             name,
             disk_bytes: 0,
             mtime: directory.mtime,
-            keeps: BTreeSet::new(),
+            keeps: keeps.remove(name).unwrap_or_default(),
         });
         entry.disk_bytes += directory.disks.iter().map(|it| it.disk_bytes).sum::<u64>();
-    }
-    let codes = [Code::BackingFileUnlisted, Code::SameFile];
-    for judged in files {
-        for reason in judged.reasons.iter().filter(|it| codes.contains(&it.code)) {
-            for below in
-                reason.disks.iter().filter_map(|it| it.strip_prefix(&evidence.layout.instances_path).ok())
-            {
-                if let Some(directory) = unlisted.get_mut(Evidence::top_name(below.as_os_str())) {
-                    directory.keeps.insert(judged.name);
-                }
-            }
-        }
     }
     unlisted.into_values().collect()
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::users::{Role, Users};
+use super::users::Users;
 use super::{Code, Policy, Reason, Unreadable, several};
 use crate::evidence::{Disk, Evidence, Identity, base_name};
 use crate::inventory::{DomainDisk, Inventory};
@@ -60,7 +60,7 @@ impl<'a> Names<'a> {
                 names.by_identity.entry(stat.identity).or_default().0.push(name);
             }
         }
-        names.of_places(users, policy);
+        names.of_directories(users, policy);
         for disk in inventory.iter().flat_map(|it| &it.domain_disks) {
             names.of_domain(disk);
         }
@@ -83,21 +83,21 @@ impl<'a> Names<'a> {
         names
     }
 
-    fn of_places(&mut self, users: &Users<'a>, policy: &Policy) {
-        for place in &users.places {
-            let is_unlisted = place.role == Role::Unlisted;
+    fn of_directories(&mut self, users: &Users<'a>, policy: &Policy) {
+        for (path, directory) in &self.evidence.directories {
+            let is_unlisted = users.is_unlisted(path);
             let counts = !(is_unlisted && policy.ignore_unlisted);
             // mkfs makes it, only root can read it, and nova never looks into it.
-            if place.path != "lost+found" && place.directory.problem.is_some() {
-                let path = self.evidence.layout.instances_path.join(place.path);
-                self.note(&path, place.directory.problem.as_deref(), counts, READABLE);
+            if path != "lost+found" && directory.problem.is_some() {
+                let path = self.evidence.layout.instances_path.join(path);
+                self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }
-            for disk in &place.directory.disks {
+            let owners = users.owners(path);
+            for disk in &directory.disks {
                 let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
                 self.note(&disk.path, disk.problem.as_deref(), counts && !disk.is_raw, advice);
                 if counts {
-                    let by = By { disk: &disk.path, is_unlisted, owners: &place.owners, blocks: true };
-                    self.of_disk(disk, by);
+                    self.of_disk(disk, By { disk: &disk.path, is_unlisted, owners, blocks: true });
                 }
             }
         }
@@ -208,38 +208,31 @@ impl<'a> Named<'a> {
 
     /// That disks name it.
     pub fn reasons(&self, users: &Users<'a>) -> impl Iterator<Item = Reason<'a>> {
-        let where_ = match self.unlisted_disks.len() {
-            1 => ", in a directory of no instance in the inventory",
-            _ => ", in directories of no instance in the inventory",
-        };
-        let listed = (Code::BackingFile, &self.disks, "", users.ids(&self.instances));
-        let unlisted = (Code::BackingFileUnlisted, &self.unlisted_disks, where_, Vec::new());
-        let reason = |(code, disks, where_, instances): (Code, &Vec<&'a Path>, &str, Vec<&'a str>)| {
-            let disks = sorted(disks);
-            let text = format!("backing file of {}{where_}", several_disks(&disks));
-            Reason { instances, disks, ..Reason::new(code, text) }
-        };
-        [listed, unlisted].into_iter().filter(|(_, disks, ..)| !disks.is_empty()).map(reason)
+        let instances = users.ids(&self.instances);
+        let listed = named_by(Code::BackingFile, self.disks.clone(), instances);
+        let unlisted = named_by(Code::BackingFileUnlisted, self.unlisted_disks.clone(), Vec::new());
+        listed.into_iter().chain(unlisted)
     }
 
     /// That disks lead to it by another name; `None` where none does.
     pub fn same_file(&self, users: &Users<'a>) -> Option<Reason<'a>> {
-        let disks =
-            Some(sorted(self.disks.iter().chain(&self.unlisted_disks))).filter(|it| !it.is_empty())?;
-        let text = format!("used under another name by {}", several_disks(&disks));
-        Some(Reason { instances: users.ids(&self.instances), disks, ..Reason::new(Code::SameFile, text) })
+        let disks = [&self.disks[..], &self.unlisted_disks].concat();
+        named_by(Code::SameFile, disks, users.ids(&self.instances))
     }
 }
 
-fn sorted<'a: 'b, 'b>(disks: impl IntoIterator<Item = &'b &'a Path>) -> Vec<&'a Path> {
-    let mut disks: Vec<&Path> = disks.into_iter().copied().collect();
+fn named_by<'a>(code: Code, mut disks: Vec<&'a Path>, instances: Vec<&'a str>) -> Option<Reason<'a>> {
     disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
     disks.dedup_by_key(|it| it.as_os_str());
-    disks
-}
-
-fn several_disks(disks: &[&Path]) -> String {
-    several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>())
+    let by = several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>());
+    let text = match (code, disks.len()) {
+        (_, 0) => return None,
+        (Code::SameFile, _) => format!("used under another name by {by}"),
+        (Code::BackingFile, _) => format!("backing file of {by}"),
+        (_, 1) => format!("backing file of {by}, in a directory of no instance in the inventory"),
+        _ => format!("backing file of {by}, in directories of no instance in the inventory"),
+    };
+    Some(Reason { instances, disks, ..Reason::new(code, text) })
 }
 
 /// Whether a file lies in a directory of the cache directory's name.

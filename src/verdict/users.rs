@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -12,35 +12,16 @@ use crate::cache_name::{CacheName, cache_file_name};
 use crate::evidence::{Directory, Evidence};
 use crate::inventory::{Instance, Inventory, Row};
 
-/// Whose a directory is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// That of a counted instance; of anybody, where there is no inventory.
-    Listed,
-    /// Of none: orphaned, evacuated, soft-deleted.
-    Unlisted,
-    /// Not an instance's at all: the instances path itself, another host's cache.
-    Neither,
-}
-
 pub struct Users<'a> {
+    evidence: &'a Evidence,
+    has_inventory: bool,
     pub counted: Vec<Counted<'a>>,
-    /// Every directory, by its path.
-    pub places: Vec<Place<'a>>,
+    /// Every directory and the instances that have it, as indices into `counted`.
+    by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)>,
     /// Used images by the fingerprint of their id.
     pub images: BTreeMap<String, ImageUse<'a>>,
     /// The instances that have swap or an ephemeral disk of a size, as indices into `counted`.
     pub sizes: BTreeMap<(Code, u64), Vec<usize>>,
-}
-
-/// A directory and whose it is.
-pub struct Place<'a> {
-    /// Below the instances path.
-    pub path: &'a OsStr,
-    pub directory: &'a Directory,
-    pub role: Role,
-    /// The instances that have it, as indices into `counted`.
-    pub owners: Vec<usize>,
 }
 
 pub struct Counted<'a> {
@@ -85,13 +66,11 @@ pub fn is_same_host(a: &str, b: &str) -> bool {
 
 impl<'a> Users<'a> {
     pub fn count(evidence: &'a Evidence, inventory: Option<&'a Inventory>, policy: &Policy) -> Self {
-        let place = |(path, directory)| Place { path, directory, role: Role::Neither, owners: Vec::new() };
-        let mut places: Vec<Place<'a>> =
-            evidence.directories.iter().map(|(path, it)| place((path.as_os_str(), it))).collect();
-        let names = || evidence.directories.keys().map(|it| it.as_bytes()).zip(0..);
-        let by_name: HashMap<&[u8], usize> = names().collect();
-        let resized: HashMap<&[u8], usize> =
-            names().filter_map(|(name, at)| Some((name.strip_suffix(RESIZED)?, at))).collect();
+        let directories = evidence.directories.iter();
+        let mut by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)> =
+            directories.map(|(path, it)| (path.as_os_str(), (it, Vec::new()))).collect();
+        let resized = |path: &'a OsString| Some((path.as_bytes().strip_suffix(RESIZED)?, path.as_os_str()));
+        let resized: HashMap<&[u8], &OsStr> = evidence.directories.keys().filter_map(resized).collect();
         let instances = || inventory.iter().flat_map(|it| &it.instances);
         let any_names_a_host = instances().any(|it| it.hosts().next().is_some());
         let mut counted: Vec<Counted<'a>> = Vec::new();
@@ -99,11 +78,13 @@ impl<'a> Users<'a> {
             let index = counted.len();
             let mut directories = Vec::new();
             for name in instance.directory_names().flat_map(spellings) {
-                for at in [&by_name, &resized].into_iter().filter_map(|it| it.get(name.as_bytes())) {
-                    let place = &mut places[*at];
-                    if place.owners.last() != Some(&index) {
-                        place.owners.push(index);
-                        directories.push(place.directory);
+                let in_resize = resized.get(name.as_bytes()).copied();
+                for path in std::iter::once(OsStr::new(&*name)).chain(in_resize) {
+                    if let Some((directory, owners)) = by_path.get_mut(path)
+                        && owners.last() != Some(&index)
+                    {
+                        owners.push(index);
+                        directories.push(*directory);
                     }
                 }
             }
@@ -118,24 +99,25 @@ impl<'a> Users<'a> {
                 });
             }
         }
-        let cache = evidence.layout.subdirectory_name.as_bytes();
-        for at in 0..places.len() {
-            let top = Evidence::top_name(places[at].path);
-            // A directory in a directory is whose that is.
-            if let Some(top_at) = by_name.get(top.as_bytes()).filter(|it| **it != at) {
-                places[at].owners = places[*top_at].owners.clone();
-            }
-            places[at].role = if top.is_empty() || top == "lost+found" || top.as_bytes().starts_with(cache) {
-                Role::Neither
-            } else if inventory.is_none() || !places[at].owners.is_empty() {
-                Role::Listed
-            } else {
-                Role::Unlisted
-            };
-        }
-        let images = images(&counted);
-        let sizes = sizes(&counted);
-        Self { counted, places, images, sizes }
+        let (images, sizes) = (images(&counted), sizes(&counted));
+        Self { evidence, has_inventory: inventory.is_some(), counted, by_path, images, sizes }
+    }
+
+    /// The instances that have a directory, or the one that it is in.
+    pub fn owners(&self, path: &OsStr) -> &[usize] {
+        self.by_path.get(Evidence::top_name(path)).map_or(&[], |(_, owners)| owners)
+    }
+
+    /// Whether a directory is of no counted instance: orphaned, evacuated, soft-deleted. None is, without an inventory.
+    pub fn is_unlisted(&self, path: &OsStr) -> bool {
+        self.has_inventory && self.owners(path).is_empty() && self.may_be_instances(path)
+    }
+
+    /// Not the instances path itself, nor another host's cache.
+    fn may_be_instances(&self, path: &OsStr) -> bool {
+        let top = Evidence::top_name(path);
+        let cache = self.evidence.layout.subdirectory_name.as_bytes();
+        !top.is_empty() && top != "lost+found" && !top.as_bytes().starts_with(cache)
     }
 
     /// The instances that must have a directory here.
@@ -144,13 +126,11 @@ impl<'a> Users<'a> {
     }
 
     pub fn directories_with_disks(&self) -> usize {
-        let has_disk = |it: &&Place<'_>| {
-            !it.directory.disks.is_empty()
-                && it.role != Role::Neither
-                && it.path != "snapshots"
-                && !it.path.as_bytes().contains(&b'/')
+        let is_instances = |path: &OsStr| {
+            self.may_be_instances(path) && path != "snapshots" && !path.as_bytes().contains(&b'/')
         };
-        self.places.iter().filter(has_disk).count()
+        let with_disks = self.evidence.directories.iter().filter(|(_, it)| !it.disks.is_empty());
+        with_disks.filter(|(path, _)| is_instances(path)).count()
     }
 
     /// The ids of instances, sorted.
