@@ -39,8 +39,7 @@ pub fn unread(path: PathBuf, problem: String) -> Disk {
 /// The files that the header of the file at `path` names, and why there may be more.
 pub fn read_references(opened: &Opened, path: &Path) -> (Vec<PathBuf>, Option<String>) {
     let header = match read_header(opened) {
-        Ok(Some(header)) => header,
-        Ok(None) => return (Vec::new(), None),
+        Ok(header) => header,
         Err(problem) => return (Vec::new(), Some(problem)),
     };
     let (mut references, mut problem) = (Vec::new(), None);
@@ -57,8 +56,7 @@ pub fn read_references(opened: &Opened, path: &Path) -> (Vec<PathBuf>, Option<St
     (references, problem)
 }
 
-/// `None` where the file is no qcow2 image, nor another that may have a backing file.
-fn read_header(opened: &Opened) -> Result<Option<qcow2::Header>, String> {
+fn read_header(opened: &Opened) -> Result<qcow2::Header, String> {
     let (mut first, mut more);
     first = [0; qcow2::FIRST_READ];
     let mut head = &mut first[..];
@@ -67,13 +65,13 @@ fn read_header(opened: &Opened) -> Result<Option<qcow2::Header>, String> {
         // A file that has shrunk is as long as what could be read of it.
         let size =
             if length < head.len() { length as u64 } else { opened.stat.size_bytes.max(length as u64) };
-        match qcow2::read(&head[..length], size).map_err(|error| error.to_string())? {
-            qcow2::Image::NoBacking => return Ok(None),
-            qcow2::Image::Qcow2(header) => return Ok(Some(header)),
-            qcow2::Image::NeedsMore(wanted) => {
+        match qcow2::read(&head[..length], size) {
+            Ok(header) => return Ok(header),
+            Err(qcow2::Error::NeedsMore(wanted)) => {
                 more = vec![0; wanted];
                 head = &mut more;
             }
+            Err(qcow2::Error::Unknown(why)) => return Err(why),
         }
     }
 }
