@@ -37,20 +37,17 @@ impl<'a> Workers<'a> {
         let at_once = (items.len() / threads / 8).clamp(1, MOST_AT_ONCE);
         let parts: Vec<&[T]> = items.chunks(at_once).collect();
         let next = AtomicUsize::new(0);
-        let worker = || {
-            let mut results = Vec::new();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(part) = parts.get(index) else { return results };
-                let work = |item| {
-                    let result = work(item);
-                    self.progress.advance();
-                    result
-                };
-                results.push((index, part.iter().map(work).collect::<Vec<R>>()));
-            }
+        let work = |item| {
+            let result = work(item);
+            self.progress.advance();
+            result
         };
-        let mut results: Vec<(usize, Vec<R>)> = thread::scope(|scope| {
+        let next_part = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            Some((index, parts.get(index)?.iter().map(work).collect::<Vec<R>>()))
+        };
+        let worker = || std::iter::from_fn(next_part).collect::<Vec<_>>();
+        let mut results = thread::scope(|scope| {
             let others: Vec<_> =
                 (1..threads).map_while(|_| thread::Builder::new().spawn_scoped(scope, worker).ok()).collect();
             let mut results = worker();

@@ -134,14 +134,14 @@ impl Walker<'_> {
 
     fn read_directory(&self, root: BorrowedFd<'_>, below: &OsStr, is_link: bool) -> io::Result<Directory> {
         let mut directory = Directory { is_link, ..Directory::default() };
-        match self.read_disks(root, below, &mut directory) {
-            Err(error) if has_vanished(&error) || error.kind() == ErrorKind::NotADirectory => Err(error),
-            read => {
-                directory.problem = read.err().map(|error| cause(&error));
-                directory.disks.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-                Ok(directory)
+        if let Err(error) = self.read_disks(root, below, &mut directory) {
+            if has_vanished(&error) || error.kind() == ErrorKind::NotADirectory {
+                return Err(error);
             }
+            directory.problem = Some(cause(&error));
         }
+        directory.disks.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+        Ok(directory)
     }
 
     /// Lists a directory and reads the disks in it; an error where it cannot be listed, or where one has vanished.

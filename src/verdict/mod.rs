@@ -235,12 +235,9 @@ impl<'a> Judge<'a, '_> {
                 let text = format!("the same file as {}, which is in use", other.display());
                 judged.reasons.push(Reason::new(Code::SameFile, text));
             }
-            if let Some(ignored) = self.why_ignored(judged) {
-                judged.reasons.push(ignored);
-                judged.verdict = Verdict::Ignored;
-            } else if judged.reasons.is_empty() {
-                self.judge_unused(judged);
-            }
+            let (verdict, reasons) = self.decide(judged);
+            judged.verdict = verdict;
+            judged.reasons.extend(reasons);
         }
         self.judge_sidecars(&mut files);
         files
@@ -260,23 +257,26 @@ impl<'a> Judge<'a, '_> {
         Judged { name, file, kind, age, minimum_age, verdict: Verdict::InUse, reasons }
     }
 
-    fn why_ignored(&self, Judged { kind, file, .. }: &Judged<'a>) -> Option<Reason<'a>> {
-        let (code, text) = match kind {
-            Kind::Other => (Code::NotACacheFile, not_a_cache_file(file)),
-            Kind::SetAside => (
+    /// The verdict on a file that has all reasons to be in use, and the reasons for any other verdict.
+    fn decide(&self, judged: &Judged<'a>) -> (Verdict, Vec<Reason<'a>>) {
+        let interrupted = "an interrupted download or conversion";
+        let ignored = match judged.kind {
+            Kind::Other => Some(Reason::new(Code::NotACacheFile, not_a_cache_file(judged.file))),
+            Kind::SetAside => Some(Reason::new(
                 Code::SetAside,
-                "set aside by a prune that was killed or is still running: if none is running, run prune again to put it back"
-                    .into(),
-            ),
+                "set aside by a prune that was killed or is still running: if none is running, run prune again to put it back",
+            )),
             Kind::Partial if !self.policy.partials => {
-                (Code::Partial, "an interrupted download or conversion: add --partials to judge it".into())
+                Some(Reason::new(Code::Partial, format!("{interrupted}: add --partials to judge it")))
             }
-            _ => return None,
+            _ => None,
         };
-        Some(Reason::new(code, text))
-    }
-
-    fn judge_unused(&self, judged: &mut Judged<'a>) {
+        if let Some(ignored) = ignored {
+            return (Verdict::Ignored, vec![ignored]);
+        }
+        if !judged.reasons.is_empty() {
+            return (Verdict::InUse, Vec::new());
+        }
         let age = judged.age.unwrap_or_default();
         let minimum_age = judged.minimum_age.unwrap_or(Duration::MAX);
         let (verdict, so) = if age < minimum_age {
@@ -287,12 +287,12 @@ impl<'a> Judge<'a, '_> {
         } else {
             (Verdict::Removable, "can be removed".into())
         };
-        judged.verdict = verdict;
         let text = format!("unused for {} (minimum {}): {so}", ForPeople(age), ForPeople(minimum_age));
-        judged.reasons.push(Reason::new(Code::Unused, text));
+        let mut reasons = vec![Reason::new(Code::Unused, text)];
         if judged.kind == Kind::Partial {
-            judged.reasons.push(Reason::new(Code::Partial, "an interrupted download or conversion"));
+            reasons.push(Reason::new(Code::Partial, interrupted));
         }
+        (verdict, reasons)
     }
 
     /// An `.info` file has the verdict of its file, where that is there.
