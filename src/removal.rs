@@ -38,7 +38,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat, futimens};
+use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -115,7 +114,7 @@ pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
 impl Removal<'_> {
     /// Whether this is the directory that was read.
     pub fn check_same(&self, read: Option<&Cache>) -> Result<()> {
-        let opened = Identity::from(&File::from(self.cache_dir.try_clone()?).metadata()?);
+        let opened = Identity::from(&fstat(&self.cache_dir)?);
         if read.is_none_or(|it| it.identity != opened) {
             bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
         }
@@ -183,7 +182,7 @@ impl Removal<'_> {
     fn touch_one(&self, judged: &Judged<'_>) -> Result<()> {
         let opened =
             open_regular(self.cache_dir.as_fd(), judged.name)?.context("no longer a regular file")?;
-        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(opened.stat.identity) {
+        if judged.file.stat.map(|it| it.identity) != Some(opened.stat.identity) {
             bail!("replaced since it was judged");
         }
         // A file with other names may be anybody's: of that, root changes no more than nova could.
@@ -232,7 +231,7 @@ impl Removal<'_> {
         }
         if !aside.is_empty() {
             self.wait_for_openers();
-            let identities = aside.iter().filter_map(|it| it.file.stat.as_ref().ok()).map(|it| it.identity);
+            let identities = aside.iter().filter_map(|it| it.file.stat).map(|it| it.identity);
             let users = processes::users_of(&identities.collect());
             self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
@@ -348,7 +347,7 @@ impl Removal<'_> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Some(changed(&path)),
             Err(error) => return Some(failed(&path, error)),
         };
-        if !judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(&opened.stat)) {
+        if !judged.file.stat.is_some_and(|it| it.is_unchanged(&opened.stat)) {
             return Some(changed(&path));
         }
         let user = users.get(&opened.stat.identity);
@@ -519,7 +518,7 @@ fn not_removable_any_more(judged: &Judged<'_>, again: &SecondLook) -> Option<Don
 fn is_as_judged(judged: &Judged<'_>, stat: &Stat) -> bool {
     match &judged.file.link {
         Some(link) => link.is_unchanged(stat),
-        None => judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat)),
+        None => judged.file.stat.is_some_and(|it| it.is_unchanged(stat)),
     }
 }
 
