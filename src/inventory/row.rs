@@ -92,14 +92,6 @@ impl Instance {
         self.texts(|row| &row.image_ref)
     }
 
-    pub fn kernel_ids(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.kernel_id)
-    }
-
-    pub fn ramdisk_ids(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.ramdisk_id)
-    }
-
     pub fn vm_states(&self) -> impl Iterator<Item = &str> {
         self.texts(|row| &row.vm_state)
     }
@@ -119,11 +111,6 @@ impl Instance {
 
     pub fn ephemeral_gb(&self) -> impl Iterator<Item = u64> {
         distinct(&self.rows, |row| row.ephemeral_gb)
-    }
-
-    /// Whether no row tells that fact.
-    pub(super) fn lacks(&self, fact: impl Fn(&Lacks) -> bool) -> bool {
-        self.rows.iter().all(|row| fact(&row.lacks))
     }
 }
 
