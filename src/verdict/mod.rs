@@ -21,7 +21,7 @@ use crate::warning::{count, shown};
 use crate::words::words;
 use named::Names;
 pub use users::is_same_host;
-use users::{ImageUse, Users, shared_size};
+use users::{ImageUse, Place, Users, shared_size};
 
 /// What the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl<'a> Judge<'a, '_> {
     fn files(&self) -> Vec<Judged<'a>> {
         let mut files: Vec<Judged<'a>> =
             self.evidence.cache_files().map(|(name, file)| self.in_use_so_far(name, file)).collect();
-        // What is in use by one name is in use by all. The first such name is told.
+        // What is in use by one name is in use by all. The reason gives the first of these names.
         let in_use = files.iter().rev().filter(|it| !it.reasons.is_empty());
         let in_use: HashMap<Identity, &'a OsStr> =
             in_use.filter_map(|it| Some((it.file.stat?.identity, it.name))).collect();
@@ -408,9 +408,8 @@ fn unlisted_directories<'a>(
         }
     }
     let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
-    let directories =
-        evidence.directories.iter().filter(|(path, it)| !it.is_cache && users.is_unlisted(path));
-    for (path, directory) in directories {
+    let places = users.places().filter(|it| it.is_unlisted && !it.directory.is_cache);
+    for Place { path, directory, .. } in places {
         let name = Evidence::top_name(path);
         let entry = unlisted.entry(name).or_insert_with(|| UnlistedDirectory {
             name,
