@@ -30,6 +30,9 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// For [`World::explain`] and its like.
+pub const NO_ARGS: [&str; 0] = [];
+
 /// The host that the command is told it runs on.
 pub const HOST: &str = "compute-1";
 
@@ -430,55 +433,33 @@ pub fn qemu_img<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Makes a raw image of that size, sparse, and the directories above it.
-pub fn raw(path: &Path, size: &str) {
+/// Makes an image with qemu-img, and the directories above it.
+#[track_caller]
+fn create(path: &Path, format: &str, options: &[&OsStr], size: &str) {
     fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: [&OsStr; 6] =
-        ["create".as_ref(), "-q".as_ref(), "-f".as_ref(), "raw".as_ref(), path.as_ref(), size.as_ref()];
-    qemu_img(args);
+    let head = ["create", "-q", "-f", format].map(OsStr::new);
+    qemu_img([&head, options, &[path.as_ref(), size.as_ref()]].concat());
 }
 
-/// Makes a qcow2 image with that backing file name, as it stands, and the directories above it. The backing file
-/// need not be there.
+/// Makes a raw image of that size, sparse.
+pub fn raw(path: &Path, size: &str) {
+    create(path, "raw", &[], size);
+}
+
+/// Makes a qcow2 image with that backing file name, as it stands. The backing file need not be there.
 pub fn overlay(path: &Path, backing: impl AsRef<OsStr>) {
     overlay_with(path, backing, "cluster_size=512");
 }
 
 /// [`overlay`] with options of qemu-img's own, such as `compat=0.10`.
 pub fn overlay_with(path: &Path, backing: impl AsRef<OsStr>, options: &str) {
-    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: Vec<&OsStr> = vec![
-        "create".as_ref(),
-        "-q".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "-o".as_ref(),
-        options.as_ref(),
-        "-u".as_ref(),
-        "-F".as_ref(),
-        "raw".as_ref(),
-        "-b".as_ref(),
-        backing.as_ref(),
-        path.as_ref(),
-        "64k".as_ref(),
-    ];
-    qemu_img(args);
+    let options = ["-o", options, "-u", "-F", "raw", "-b"].map(OsStr::new);
+    create(path, "qcow2", &[&options[..], &[backing.as_ref()]].concat(), "64k");
 }
 
 /// Makes a qcow2 image without a backing file.
 pub fn plain_qcow2(path: &Path) {
-    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: [&OsStr; 8] = [
-        "create".as_ref(),
-        "-q".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "-o".as_ref(),
-        "cluster_size=512".as_ref(),
-        path.as_ref(),
-        "64k".as_ref(),
-    ];
-    qemu_img(args);
+    create(path, "qcow2", &["-o", "cluster_size=512"].map(OsStr::new), "64k");
 }
 
 /// Sets a file's mtime to so long ago.
