@@ -1,11 +1,11 @@
 //! What an operator asks for by option, operand and environment, on a host as operators have them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::common::host::{BROKEN, GONE, Host, JUDGED, id, original};
-use crate::common::prune::with_outcome;
-use crate::common::{DAY, HOST, Run, list, text};
+use crate::common::prune::{finish, with_outcome};
+use crate::common::{DAY, HOST, Run, World, list, text};
+use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
@@ -74,32 +74,15 @@ fn what_is_to_be_kept_is_in_use_by_file_or_image() {
 
 /// What is chosen is the matter of `prune_goal`; here is what an operator is told.
 #[test]
-fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
+fn until_free_says_whether_the_goal_was_reached() {
     let host = Host::new();
-    let on_own = |args: &[&str], format| {
-        host.run_on_own_filesystem("true", &[args, &JUDGED, &["-f", format]].concat())
-    };
-    for (goal, chosen, wanted, code) in [
-        ("0%", 0, "0 B", 0),
-        ("38.5MiB", 5, "38.5 MiB", 0),
-        ("60%", 5, "38.4 MiB", 0),
-        ("95%", 6, "60.8 MiB", 1),
-    ] {
-        let (dry, _) = on_own(&[&DRY_RUN[..], &["--until-free", goal]].concat(), "json");
-        let (real, left) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "json");
-        for (run, outcome) in [(&dry, "would_remove"), (&real, "removed")] {
-            assert_eq!(run.code, code, "{goal} {}", run.stderr);
-            let (removed, spared) = (with_outcome(run, outcome), with_outcome(run, "spared"));
-            assert_eq!((removed.len(), spared.len()), (chosen, 6 - chosen), "{goal} {removed:?}");
-            assert_eq!(run.warnings().contains(&"goal_missed".into()), code == 1);
-        }
-        assert_eq!(with_outcome(&dry, "would_remove"), with_outcome(&real, "removed"));
-        assert_eq!(dry.json()["goal"], real.json()["goal"], "a prediction is what happens: {goal}");
-        assert_eq!(left.len(), 19 - chosen, "{left:?}");
-        let (table, _) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "table");
+    for (goal, wanted, chosen, code) in [("38.5MiB", "38.5 MiB", 5, 0), ("95%", "60.8 MiB", 6, 1)] {
+        let args = [&PRUNE[..], &JUDGED, &["--until-free", goal]].concat();
+        let (run, left) = host.run_on_own_filesystem("true", &args);
+        assert_eq!((run.code, left.len()), (code, 19 - chosen), "{run:#?}");
         let so = if code == 0 { "reached" } else { "missed" };
-        assert!(table.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", table.stdout);
-        assert_eq!(table.stderr.contains("the goal of --until-free is missed by "), code == 1);
+        assert!(run.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", run.stdout);
+        assert_eq!(run.stderr.contains("the goal of --until-free is missed by "), code == 1);
     }
 }
 
@@ -127,28 +110,6 @@ fn only_what_is_asked_for_is_removed() {
     let real = host.judged(&[&PRUNE[..], &[&id("ubuntu-20.04")]].concat()).exits(0);
     assert_eq!(with_outcome(&real, "removed"), set([&ubuntu]));
     assert_eq!(host.world.cache_names().len(), 18);
-}
-
-#[test]
-fn names_are_known_by_path_and_by_a_prefix_of_one_image() {
-    let host = Host::new();
-    let debian = original("debian-12");
-    let near = format!("{}{}", &debian[..12], "f".repeat(28));
-    let copy = host.world.resized(&id("debian-12"), 5 << 30, DAY);
-    let explained = |word: &str| {
-        let run = host.judged(&["explain", word]).exits(0);
-        list(&run.json()["files"]).iter().map(|it| text(&it["name"])).collect::<Vec<_>>()
-    };
-    for word in [&debian[..8], &id("debian-12"), &host.world.base(&debian[..9]).display().to_string()] {
-        assert_eq!(explained(word), [debian.as_str(), &copy], "{word}");
-    }
-    for word in [&debian, &host.world.base(&debian).display().to_string()] {
-        assert_eq!(explained(word), [debian.as_str()], "{word}");
-    }
-    host.judged(&["explain", &debian[..7]]).refused(&[&debian[..7]]);
-    host.world.cache_file(&near, DAY);
-    host.judged(&["explain", &debian[..8]]).refused(&[&debian[..8], "2 images", "more digits"]);
-    assert_eq!(explained(&near[..13]), [near.as_str()]);
 }
 
 #[test]
@@ -221,6 +182,50 @@ fn the_environment_stands_for_options_that_are_not_given() {
 }
 
 #[test]
+fn nova_conf_stands_behind_the_options() {
+    let world = World::new();
+    let file = world.original("image", 2 * DAY);
+    fs_err::rename(world.path("_base"), world.path("_base_10.0.0.1")).unwrap();
+    let state_path = world.outside().display();
+    let conf = format!(
+        "[DEFAULT]\nstate_path = {state_path}\nmy_ip = 10.0.0.1\nhost = {HOST}\n[image_cache]\n\
+         subdirectory_name = _base_$my_ip\nremove_unused_original_minimum_age_seconds = 259200\n\
+         remove_unused_base_images = False\n"
+    );
+    world.file("nova.conf", conf);
+    world.inventory(&json!([{"uuid": "u", "host": HOST}]));
+    let explain = |more: &[&str]| {
+        let args = ["explain", "-f", "json", "--inventory", "inventory.json", "--config-file", "nova.conf"];
+        Run::of(world.command().args(args).args(more)).exits(0)
+    };
+    let run = explain(&[]);
+    assert_eq!(run.file(&file)["minimum_age_seconds"], 259_200);
+    assert_eq!(run.json()["policy"]["host"], HOST);
+    assert_eq!(run.json()["cache_dir"], json!(world.path("_base_10.0.0.1")));
+    assert_eq!(run.warnings(), ["remove_unused_base_images"]);
+    assert_eq!(explain(&["--original-min-age", "1d"]).verdict(&file), "removable");
+    assert_eq!(explain(&["--host", "other"]).json()["policy"]["host"], "other");
+    let other = explain(&["--subdirectory-name", "_none"]);
+    assert_eq!(other.json()["cache_dir"], json!(world.path("_none")));
+}
+
+#[test]
+fn an_inventory_may_be_standard_input_or_a_pipe() {
+    let host = Host::new();
+    let explain = "\"$0\" explain -p instances --host compute-1 -f json --inventory";
+    for (script, source) in [
+        (format!("{explain} - < inventory.json"), "standard input"),
+        (format!("{explain} <(cat inventory.json)"), "/dev/fd/"),
+    ] {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &script]).arg(cargo_bin!("nova-imagecache")).current_dir(host.world.outside());
+        let inventory = finish(&mut bash).exits(0).json()["inventory"].take();
+        assert_eq!(inventory["instances"], 41);
+        assert!(text(&inventory["sources"][0]).starts_with(source), "{inventory}");
+    }
+}
+
+#[test]
 fn doubtful_input_is_warned_of() {
     let host = Host::new();
     let fname = host.run(&["fname", "debian-12", &id("debian-12")]).exits(0);
@@ -249,39 +254,6 @@ fn doubtful_input_is_warned_of() {
         "judged as of 20",
     ] {
         assert!(differs.contains(word), "{differs}");
-    }
-}
-
-#[test]
-fn errors_name_the_option_and_what_to_do() {
-    let host = Host::new();
-    host.world.file("network.xml", "<network/>");
-    for (args, words) in [
-        ("explain --libvirt gone", "--libvirt gone|No such file|/etc/libvirt/qemu"),
-        ("explain --libvirt images.json", "--libvirt images.json|is JSON: give it to --inventory"),
-        ("explain --libvirt network.xml", "--libvirt network.xml|is no domain XML|virsh dumpxml"),
-        (
-            "explain --inventory images.json",
-            "--inventory images.json|is a list of images: give it to --images",
-        ),
-        ("scan --images gone", "--images|gone|No such file|name a file"),
-        (
-            "scan --images inventory.json",
-            "--images inventory.json|is a list of servers: give it to --inventory",
-        ),
-        ("scan --images network.xml", "--images network.xml|is XML"),
-        ("scan --config-file gone", "--config-file|gone|No such file|name a file"),
-        ("scan --images instances", "--images|instances|directory"),
-        ("prune --disks-only --plan gone", "cannot read the plan|gone|prune --dry-run --format json"),
-        ("scan -p /no/such/path", "/no/such/path: not found|is mounted|--instances-path"),
-        // The default: nova's package makes it.
-        ("scan", "/var/lib/nova/instances: not found|is mounted|--instances-path"),
-    ] {
-        if args != "scan" || !Path::new("/var/lib/nova/instances").exists() {
-            let path = if args.starts_with("scan -p") || args == "scan" { "" } else { "-p instances" };
-            let args = args.split_whitespace().chain(path.split_whitespace());
-            Run::of(host.world.command().args(args)).refused(&words.split('|').collect::<Vec<_>>());
-        }
     }
 }
 

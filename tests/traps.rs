@@ -215,11 +215,14 @@ fn names_of_directories_cannot_hide_disks_nor_steer_a_terminal() {
     assert_eq!(not_utf8, 1);
 
     let image = cache_file_name("image-2");
+    // Whoever may make an image gives it its name.
+    let name: String = names.iter().map(|it| String::from_utf8_lossy(it)).collect();
+    bait.world.file("images.json", json!([{"ID": "image-2", "Name": name}]).to_string());
     for args in [
-        &["scan"][..],
-        &["explain"],
+        &["scan", "--images", "images.json"][..],
+        &["explain", "--images", "images.json"],
         &["explain", "-v"],
-        &["explain", "--subdirectory-name", "_base", &image],
+        &["explain", "--images", "images.json", &image],
         &["prune", "--disks-only", "--dry-run"],
         &["prune", "--disks-only"],
         &["explain", "no\u{1b}[31msuch\nfile"],

@@ -94,6 +94,11 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
+/// Its name while it is set aside.
+fn aside(name: &str) -> String {
+    crate::cache_name::set_aside_name(OsStr::new(name)).into_string().unwrap()
+}
+
 /// `name: verdict codes` for each file.
 fn verdicts(evidence: &Evidence, inventory: Option<&Inventory>, policy: &Policy) -> Vec<String> {
     judge(evidence, inventory, policy, NOW)
@@ -128,6 +133,7 @@ fn each_kind_waits_for_its_minimum_age() {
         (format!("{A}.part"), 23, true, "too_young Unused Partial"),
         (format!("{A}.part"), 24, true, "removable Unused Partial"),
         (A.to_uppercase(), 99, true, "ignored NotACacheFile"),
+        (aside(A), 99, true, "ignored SetAside"),
     ] {
         let evidence = evidence(&[(&name, hours * HOUR)]);
         let policy = Policy { partials, ..policy() };
@@ -370,12 +376,9 @@ fn swap_and_ephemeral_files_are_kept_by_size() {
 
 #[test]
 fn what_local_instances_and_disks_need_and_is_not_there_is_missing() {
-    let mut evidence = evidence(&[(B, 0)]);
-    add(
-        &mut evidence,
-        "u",
-        vec![disk("/i/u/disk", &["../_base/gone", "/i/_base/gone2", "../other/elsewhere"])],
-    );
+    let mut evidence = evidence(&[(B, 0), (&aside("aside"), 0)]);
+    let names = ["../_base/gone", "/i/_base/gone2", "../other/elsewhere", "/i/_base/aside"];
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &names)]);
     let local =
         Row { swap_mb: Some(5), ephemeral_gb: Some(6), kernel_id: Some("b".into()), ..row("u", "here", "a") };
     let remote = Row { swap_mb: Some(7), ..row("v", "there", "c") };
