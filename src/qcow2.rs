@@ -275,6 +275,12 @@ mod tests {
     #[test]
     fn what_a_header_names_or_why_it_cannot_be_told() {
         let plain = v3(b"/b/base");
+        let set = |offset, bytes: &[u8]| with(plain.clone(), offset, bytes);
+        let u32 = |offset, number: u32| set(offset, &number.to_be_bytes());
+        let u64 = |offset, number: u64| set(offset, &number.to_be_bytes());
+        let in_header = with(set(8, &[0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 4]), 96, b"base");
+        let no_name = || Ok(Image::Qcow2(Header::default()));
+        let vmdk = b"# Disk DescriptorFile\n\r\nversion=1\n";
         for (what, head, expected) in [
             ("an empty file", vec![], Ok(Image::NoBacking)),
             ("a raw disk", vec![0; FIRST_READ], Ok(Image::NoBacking)),
@@ -282,66 +288,30 @@ mod tests {
             ("the magic alone", MAGIC.to_vec(), Err(Error::Truncated)),
             ("half a header", plain[..60].to_vec(), Err(Error::Truncated)),
             ("a name", plain.clone(), named(b"/b/base")),
-            ("no name", v3(b""), Ok(Image::Qcow2(Header::default()))),
+            ("no name", v3(b""), no_name()),
             ("a file that ends within the name", plain[..115].to_vec(), Err(Error::Truncated)),
-            ("version 1", with(plain.clone(), 4, &1_u32.to_be_bytes()), Err(Error::Format("qcow version 1"))),
-            ("version 4", with(plain.clone(), 4, &4_u32.to_be_bytes()), Err(Error::Version(4))),
-            ("version 2", with(plain.clone(), 4, &2_u32.to_be_bytes()), named(b"/b/base")),
-            (
-                "clusters of 256 bytes",
-                with(plain.clone(), 20, &8_u32.to_be_bytes()),
-                Err(Error::ClusterBits(8)),
-            ),
-            (
-                "clusters of 4 MiB",
-                with(plain.clone(), 20, &22_u32.to_be_bytes()),
-                Err(Error::ClusterBits(22)),
-            ),
-            (
-                "an unknown feature",
-                with(plain.clone(), 72, &(1_u64 << 5 | 1).to_be_bytes()),
-                Err(Error::IncompatibleFeatures(1 << 5)),
-            ),
-            ("all known features", with(plain.clone(), 72, &0b1_1011_u64.to_be_bytes()), named(b"/b/base")),
-            (
-                "a short header",
-                with(plain.clone(), 100, &103_u32.to_be_bytes()),
-                Err(Error::HeaderLength(103)),
-            ),
-            (
-                "a header longer than a cluster",
-                with(plain.clone(), 100, &65_537_u32.to_be_bytes()),
-                Err(Error::HeaderLength(65_537)),
-            ),
-            ("a name in the header", with(plain.clone(), 8, &96_u64.to_be_bytes()), Err(Error::BackingName)),
-            (
-                "a name in the header without a zero",
-                with(with(plain.clone(), 8, &[0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 4]), 96, b"base"),
-                Err(Error::BackingName),
-            ),
+            ("version 1", u32(4, 1), Err(Error::Format("qcow version 1"))),
+            ("version 4", u32(4, 4), Err(Error::Version(4))),
+            ("version 2", u32(4, 2), named(b"/b/base")),
+            ("clusters of 256 bytes", u32(20, 8), Err(Error::ClusterBits(8))),
+            ("clusters of 4 MiB", u32(20, 22), Err(Error::ClusterBits(22))),
+            ("an unknown feature", u64(72, 1 << 5 | 1), Err(Error::IncompatibleFeatures(1 << 5))),
+            ("all known features", u64(72, 0b1_1011), named(b"/b/base")),
+            ("a short header", u32(100, 103), Err(Error::HeaderLength(103))),
+            ("a header longer than a cluster", u32(100, 65_537), Err(Error::HeaderLength(65_537))),
+            ("a name in the header", u64(8, 96), Err(Error::BackingName)),
+            ("a name in the header without a zero", in_header, Err(Error::BackingName)),
             ("a name to the end of the file", plain[..119].to_vec(), named(b"/b/base")),
-            (
-                "a name beyond the cluster",
-                with(plain.clone(), 8, &65_530_u64.to_be_bytes()),
-                Err(Error::BackingName),
-            ),
-            (
-                "a name at the end of all",
-                with(plain.clone(), 8, &u64::MAX.to_be_bytes()),
-                Err(Error::BackingName),
-            ),
-            (
-                "a name of 1024 bytes",
-                with(plain.clone(), 16, &1024_u32.to_be_bytes()),
-                Err(Error::BackingName),
-            ),
-            ("a name with a zero", with(plain.clone(), 114, &[0]), Err(Error::BackingName)),
-            ("a size without a place", with(plain.clone(), 8, &0_u64.to_be_bytes()), Err(Error::BackingName)),
-            ("a place without a size", with(plain, 16, &[0; 4]), Ok(Image::Qcow2(Header::default()))),
+            ("a name beyond the cluster", u64(8, 65_530), Err(Error::BackingName)),
+            ("a name at the end of all", u64(8, u64::MAX), Err(Error::BackingName)),
+            ("a name of 1024 bytes", u32(16, 1024), Err(Error::BackingName)),
+            ("a name with a zero", set(114, &[0]), Err(Error::BackingName)),
+            ("a size without a place", u64(8, 0), Err(Error::BackingName)),
+            ("a place without a size", u32(16, 0), no_name()),
             ("QED", b"QED\0....".to_vec(), Err(Error::Format("QED"))),
             ("VMDK", b"KDMV....".to_vec(), Err(Error::Format("VMDK"))),
             ("VMDK of ESX", b"COWD....".to_vec(), Err(Error::Format("VMDK"))),
-            ("VMDK as text", b"# Disk DescriptorFile\n\r\nversion=1\n".to_vec(), Err(Error::Format("VMDK"))),
+            ("VMDK as text", vmdk.to_vec(), Err(Error::Format("VMDK"))),
             ("other text", b"# a note\nconversion=1\n".to_vec(), Ok(Image::NoBacking)),
             ("VHDX", b"vhdxfile".to_vec(), Err(Error::Format("VHDX"))),
         ] {
@@ -373,12 +343,8 @@ mod tests {
             extensions.resize(extensions.len().next_multiple_of(8), 0);
         }
         let head = with(v3(b""), 104, &extensions);
-        let plain = read(&head, FIRST_READ as u64);
-        assert_eq!(
-            plain,
-            Ok(Image::Qcow2(Header::default())),
-            "without its feature bit the extension means nothing"
-        );
+        let without_the_feature = read(&head, FIRST_READ as u64);
+        assert_eq!(without_the_feature, Ok(Image::Qcow2(Header::default())));
         let head = with(head, 72, &INCOMPATIBLE_DATA_FILE.to_be_bytes());
         let expected = Header { backing_file: None, data_file: Some(b"disk.raw".to_vec()) };
         assert_eq!(read(&head, FIRST_READ as u64), Ok(Image::Qcow2(expected)));

@@ -214,40 +214,23 @@ fn where_sources_contradict_both_images_are_kept() {
 #[test]
 fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
     let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
+    let on = |it: &str, name: &str| vec![disk(&format!("/i/{it}/disk"), &[name])];
+    let raw = |it: &str| vec![disk(&format!("/i/{it}/disk"), &[])];
+    let of_b = format!("/i/_base/{B}_2");
     for (what, disks_of_u, disks_of_v, expected) in [
-        (
-            "both backed by another copy",
-            vec![disk("/i/u/disk", &[&used])],
-            vec![disk("/i/v/disk", &[&used])],
-            "removable Unused",
-        ),
-        ("one raw", vec![disk("/i/u/disk", &[&used])], vec![disk("/i/v/disk", &[])], "removable Unused"),
-        ("both raw", vec![disk("/i/u/disk", &[])], vec![disk("/i/v/disk", &[])], "in_use ResizedCopyKept"),
-        ("one without a disk", vec![disk("/i/u/disk", &[&used])], vec![], "in_use ResizedCopyKept"),
+        ("both backed by another copy", on("u", &used), on("v", &used), "removable Unused"),
+        ("one raw", on("u", &used), raw("v"), "removable Unused"),
+        ("both raw", raw("u"), raw("v"), "in_use ResizedCopyKept"),
+        ("one without a disk", on("u", &used), vec![], "in_use ResizedCopyKept"),
         (
             "one with only a disk.swap",
-            vec![disk("/i/u/disk", &[&used])],
+            on("u", &used),
             vec![disk("/i/v/disk.swap", &[])],
             "in_use ResizedCopyKept",
         ),
-        (
-            "one that cannot be read",
-            vec![disk("/i/u/disk", &[&used])],
-            vec![broken("/i/v/disk")],
-            "in_use ResizedCopyKept",
-        ),
-        (
-            "backed by this copy",
-            vec![disk("/i/u/disk", &[&format!("/x/{old}")])],
-            vec![disk("/i/v/disk", &[])],
-            "in_use BackingFile",
-        ),
-        (
-            "backed by a copy of another image",
-            vec![disk("/i/u/disk", &[&format!("/i/_base/{B}_2")])],
-            vec![disk("/i/v/disk", &[])],
-            "in_use ResizedCopyKept",
-        ),
+        ("one that cannot be read", on("u", &used), vec![broken("/i/v/disk")], "in_use ResizedCopyKept"),
+        ("backed by this copy", on("u", &format!("/x/{old}")), raw("v"), "in_use BackingFile"),
+        ("backed by a copy of another image", on("u", &of_b), raw("v"), "in_use ResizedCopyKept"),
     ] {
         let mut evidence = evidence(&[(&old, 99 * HOUR)]);
         add(&mut evidence, "u", disks_of_u);
@@ -268,11 +251,8 @@ fn directories_are_listed_by_name_uuid_and_resize() {
         ("u_del", row("u", "here", ""), false),
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR)]);
-        add(
-            &mut evidence,
-            directory,
-            vec![disk(&format!("/i/{directory}/disk"), &[&format!("../_base/{A}")])],
-        );
+        let disks = vec![disk(&format!("/i/{directory}/disk"), &[&format!("../_base/{A}")])];
+        add(&mut evidence, directory, disks);
         let rows = [row];
         let code = if is_listed { "BackingFile" } else { "BackingFileUnlisted" };
         assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{A}: in_use {code}"), "{directory}");
