@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::common::{DAY, World, overlay, tool};
-use clap::{Command, CommandFactory as _, ValueEnum as _};
+use crate::common::host::Host;
+use crate::common::tool;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use nova_imagecache::cache_name::{Kind, cache_file_name};
 use nova_imagecache::cli::Cli;
 use nova_imagecache::outcome::Outcome;
 use nova_imagecache::verdict::Verdict;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
 /// When the text of the pages was last looked over.
@@ -25,12 +26,9 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut expected = completions();
     expected.extend(man_pages(&root.join("man/sections")));
-    let surplus = ["man", "completions"]
-        .iter()
-        .flat_map(|directory| files_in(&root.join(directory)))
-        .map(|file| file.strip_prefix(root).unwrap().to_owned())
-        .filter(|file| !expected.contains_key(file));
-    assert_eq!(Vec::<PathBuf>::new(), surplus.collect::<Vec<_>>(), "nothing makes these files: remove them");
+    let made = ["man", "completions"].iter().flat_map(|directory| files_in(&root.join(directory)));
+    let surplus: Vec<_> = made.filter(|it| !expected.contains_key(it.strip_prefix(root).unwrap())).collect();
+    assert_eq!(surplus, Vec::<PathBuf>::new(), "nothing makes these files: remove them");
     let stale: Vec<&PathBuf> = expected
         .iter()
         .filter(|(file, text)| fs_err::read_to_string(root.join(file)).ok().as_ref() != Some(text))
@@ -41,12 +39,9 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             fs_err::write(root.join(file), &expected[file]).unwrap();
             println!("renewed {}", file.display());
         }
-    } else {
-        assert!(
-            stale.is_empty(),
-            "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated"
-        );
+        return;
     }
+    assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated");
 }
 
 fn files_in(directory: &Path) -> BTreeSet<PathBuf> {
@@ -56,20 +51,16 @@ fn files_in(directory: &Path) -> BTreeSet<PathBuf> {
 
 fn completions() -> BTreeMap<PathBuf, String> {
     let mut command = Cli::command();
-    let shells =
-        Shell::value_variants().iter().filter(|it| matches!(it, Shell::Bash | Shell::Zsh | Shell::Fish));
-    shells
-        .map(|shell| {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut command, "nova-imagecache", &mut text);
-            let name = clap_complete::Generator::file_name(shell, "nova-imagecache");
-            // clap_complete 4.6.11 calls a program with a hyphen by two names in its script for bash, which then
-            // completes nothing behind a subcommand.
-            let text =
-                String::from_utf8(text).unwrap().replace("nova__subcmd__imagecache", "nova__imagecache");
-            (Path::new("completions").join(name), text)
-        })
-        .collect()
+    let completion = |shell: Shell| {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command, "nova-imagecache", &mut text);
+        let name = clap_complete::Generator::file_name(&shell, "nova-imagecache");
+        // clap_complete 4.6.11 calls a program with a hyphen by two names in its script for bash, which then
+        // completes nothing behind a subcommand.
+        let text = String::from_utf8(text).unwrap().replace("nova__subcmd__imagecache", "nova__imagecache");
+        (Path::new("completions").join(name), text)
+    };
+    [Shell::Bash, Shell::Zsh, Shell::Fish].map(completion).into()
 }
 
 /// The page of the program and one for each subcommand, from clap, and the page of the JSON.
@@ -96,11 +87,11 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
         part(&man, &mut text).unwrap();
         without_preamble(&String::from_utf8(text).unwrap())
     };
-    let mut page = head(name, "8");
-    page += &render(Man::render_name_section);
-    page += &render(Man::render_synopsis_section);
-    page += &render(Man::render_description_section);
-    page += &render(Man::render_options_section);
+    let mut page = head(name, "8")
+        + &render(Man::render_name_section)
+        + &render(Man::render_synopsis_section)
+        + &render(Man::render_description_section)
+        + &render(Man::render_options_section);
     if command.has_subcommands() {
         page += &subcommands(command);
     }
@@ -173,19 +164,15 @@ fn groff_sets_every_page_without_a_warning_at_80_columns() {
 
 #[test]
 fn the_page_of_the_json_has_every_field() {
-    let world = World::new();
-    world.original("used", DAY);
-    world.original("unused", 2 * DAY);
-    fs_err::write(world.base(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
-    overlay(&world.path("listed/disk"), world.base(cache_file_name("gone")));
-    overlay(&world.path("unlisted/disk"), world.base(cache_file_name("used")));
-    std::os::unix::fs::symlink("nowhere", world.path("unlisted/disk.link")).unwrap();
-    world.inventory(&json!([{"uuid": "listed", "image_ref": "used"}]));
-    world.file("images.json", r#"[{"ID": "used", "Name": "debian", "Status": "active"}]"#);
-    let fname = world.run("fname", ["-f", "json", "used"]);
-    let dry_run = world.dry_run(["--images", "images.json", "--until-free", "1MiB"]);
-    assert!(dry_run.json()["goal"].is_object(), "{dry_run:?}");
-    for run in [fname, world.scan(), world.explain([""; 0]), dry_run] {
+    let host = Host::new();
+    fs_err::write(host.world.base(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+    std::os::unix::fs::symlink("nowhere", host.world.base(cache_file_name("link"))).unwrap();
+    for run in [
+        host.run(&["fname", "-f", "json", "used"]),
+        host.run(&["scan", "-f", "json", "--images", "images.json"]),
+        host.judged(&["explain"]),
+        host.judged(&["prune", "-n", "--until-free", "1MiB"]),
+    ] {
         for field in fields(&run.json()) {
             assert!(documents(&field), "{field} is not in man/sections/nova-imagecache-json.roff");
         }
@@ -223,11 +210,11 @@ fn the_page_of_the_json_has_every_code() {
     let verdicts = Verdict::ALL.map(Verdict::as_str);
     let outcomes = Outcome::ALL.map(Outcome::as_str);
     let kinds = Kind::ALL.map(Kind::as_str);
-    let enums = verdicts.into_iter().chain(outcomes).chain(kinds).map(ToOwned::to_owned);
     let reasons = codes_of_reasons();
     assert!(reasons.len() >= 16, "{reasons:?}");
-    for code in enums.chain(reasons) {
-        assert!(documents(&code), "{code} is not in man/sections/nova-imagecache-json.roff");
+    for code in verdicts.iter().chain(&outcomes).chain(&kinds).copied().chain(reasons.iter().map(|it| &**it))
+    {
+        assert!(documents(code), "{code} is not in man/sections/nova-imagecache-json.roff");
     }
 }
 
@@ -238,9 +225,7 @@ fn the_page_of_the_json_has_every_warning_with_its_level() {
     let (_, source) = source.split_once("pub const fn code(").unwrap();
     let (codes, source) = source.split_once("pub const fn level(").unwrap();
     let (notes, _) = source.split_once("=> Level::Note").unwrap();
-    let variant = |text: &str| {
-        text.split(|it: char| !it.is_alphanumeric()).next().map(ToOwned::to_owned).unwrap_or_default()
-    };
+    let variant = |text: &str| text.split(|it: char| !it.is_alphanumeric()).next().unwrap().to_owned();
     let notes: BTreeSet<String> = notes.split("Self::").skip(1).map(variant).collect();
     let page = section(&root.join("man/sections"), "nova-imagecache-json");
     let codes: Vec<&str> = codes.split("Self::").skip(1).collect();
