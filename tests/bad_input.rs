@@ -1,7 +1,6 @@
 //! Bad input ends with exit 2, nothing on stdout and one line on stderr that names the file, the row, the field and what
 //! can be done; nothing is changed. Every message of a parser is tested beside it; here is one of each source.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::common::{DAY, Run, Snapshot, World};
@@ -67,17 +66,6 @@ fn bad_input_is_refused_with_its_place_and_what_to_do() {
     let not_utf8 = Run::of(world.command().args(["fname", "-"]).write_stdin(b"a\n\xff\n".as_slice()));
     not_utf8.refused(&["standard input"]);
     before.assert_same(&Snapshot::of(&world.instances_path()));
-}
-
-#[test]
-fn an_inventory_that_may_not_be_read_is_named() {
-    let world = World::new();
-    let inventory = world.inventory(&json!([]));
-    world.give_to_nobody();
-    fs_err::set_permissions(&inventory, PermissionsExt::from_mode(0)).unwrap();
-    let mut command = world.as_nobody();
-    command.args(["explain", "-p"]).arg(world.instances_path()).arg("--inventory").arg(&inventory);
-    Run::of(&mut command).refused(&["inventory.json", "Permission denied"]);
 }
 
 #[test]

@@ -182,8 +182,8 @@ fn only_a_missing_disk_that_may_be_somewhere_stops_the_clean_up() {
             None => {
                 let json = host.goes_on(what).json();
                 assert_eq!(
-                    (&json["inventory"]["instances"], &json["missing"]),
-                    (&json!(3), &json!([])),
+                    [&json["inventory"]["instances"], &json["missing"]],
+                    [&json!(3), &json!([])],
                     "{what}"
                 );
             }

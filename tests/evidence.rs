@@ -45,10 +45,8 @@ fn the_options_of_a_judgement_reach_it() {
         }
     }
     let policy = world.explain(["--resized-min-age", "33m 20s", "--ignore-unlisted"]).json()["policy"].take();
-    assert_eq!(
-        (&policy["resized_minimum_age_seconds"], &policy["ignore_unlisted"]),
-        (&json!(2000), &json!(true))
-    );
+    assert_eq!(policy["resized_minimum_age_seconds"], 2000);
+    assert_eq!(policy["ignore_unlisted"], true);
 }
 
 #[test]
@@ -277,11 +275,8 @@ fn whatever_could_hide_a_backing_name_makes_nothing_removable() {
         damage(&world);
         for run in [world.explain(NO_ARGS), world.dry_run(NO_ARGS)] {
             let json = run.json();
-            assert_eq!(
-                (run.code, &json["complete"]),
-                (i32::from(!is_complete), &json!(is_complete)),
-                "{what}"
-            );
+            assert_eq!(run.code, i32::from(!is_complete), "{what}: {run:#?}");
+            assert_eq!(json["complete"], is_complete, "{what}");
             assert_eq!(run.verdict(&file), if is_complete { "removable" } else { "unknown" }, "{what}");
             assert_eq!([&young, &used].map(|it| run.verdict(it)), ["too_young", "in_use"], "{what}");
             let blocks = |it: &Value| it["blocks"] == true;

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{DAY, list, set_age, text, tool};
+use crate::common::{DAY, domain, file_disk, list, set_age, text, tool};
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -83,7 +83,9 @@ impl Scene {
         scene.write("openstack.json", &listed.to_string());
         for instance in list(&rows).iter().filter(|it| it["host"] == "compute-1") {
             let file = format!("etc/libvirt/qemu/{}.xml", text(&instance["name"]));
-            scene.write(&file, &domain(instance, &instances));
+            let uuid = text(&instance["uuid"]);
+            let root = format!("<nova:root type='image' uuid='{}'/>", text(&instance["image_ref"]));
+            scene.write(&file, &domain(&uuid, &root, &file_disk(&instances.join(&uuid).join("disk"))));
         }
         let images: Vec<_> = list(&rows).iter().map(|it| text(&it["image_ref"])).collect();
         scene.write("work/images.txt", &(images.join("\n") + "\n"));
@@ -170,24 +172,6 @@ fn as_listed(instance: &Value) -> Value {
         "Networks": {}, "Image Name": "an image", "Image ID": instance["image_ref"], "Flavor Name": "m1.small",
         "Availability Zone": "nova", "Host": instance["host"], "Properties": {}
     })
-}
-
-/// An instance as nova describes it to libvirt.
-fn domain(instance: &Value, instances: &Path) -> String {
-    let uuid = text(&instance["uuid"]);
-    let disk = instances.join(&uuid).join("disk");
-    format!(
-        "<domain type='kvm'><name>{}</name><uuid>{uuid}</uuid><metadata>\
-         <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'>\
-         <nova:flavor name='m1.small'><nova:swap>{}</nova:swap><nova:ephemeral>{}</nova:ephemeral></nova:flavor>\
-         <nova:root type='image' uuid='{}'/></nova:instance></metadata>\
-         <devices><disk type='file' device='disk'><source file='{}'/></disk></devices></domain>",
-        text(&instance["name"]),
-        instance["swap_mb"].as_u64().unwrap_or(0),
-        instance["ephemeral_gb"].as_u64().unwrap_or(0),
-        text(&instance["image_ref"]),
-        disk.display()
-    )
 }
 
 /// The blocks of the README that are fenced as that language.

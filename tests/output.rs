@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use crate::common::host::{BROKEN, GONE, Host, id};
 use crate::common::prune::finish;
-use crate::common::{Run, World, list, overlay, text};
+use crate::common::{World, list, overlay, text};
 use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
@@ -91,16 +91,6 @@ fn json_has_exactly_these_keys() {
             }
         }
     }
-}
-
-#[test]
-fn global_options_stand_before_or_after_the_subcommand() {
-    let host = Host::new();
-    let summary = |args: &[&str]| Run::of(host.world.command().args(args)).exits(0).json()["summary"].clone();
-    assert_eq!(
-        summary(&["-f", "json", "-p", "instances", "scan"]),
-        summary(&["scan", "--instances-path", "instances", "--format", "json"])
-    );
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! Tables as people see them: on a real terminal, made by script(1), and in a pipe.
 
-use std::process::Command;
-
 use crate::common::host::{GONE, Host, JUDGED, id, original};
 use crate::common::{DAY, HOST, HOUR, Run, World};
-use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
 const WITHOUT_IMAGES: &[&str] = JUDGED.split_at(4).0;
@@ -144,10 +141,8 @@ fn a_prune_lists_what_is_not_kept_and_all_of_it_with_verbose() {
     assert_eq!(asked.matches("  not asked for: ").count(), 5, "{asked}");
     let real = run(&[]);
     assert_eq!(real.matches("\nremoved ").count(), 6, "{real}");
-    assert!(
-        real.contains("\nfreed 4.36 MiB; ") && real.ends_with(" free on the filesystem of the cache\n"),
-        "{real}"
-    );
+    assert!(real.contains("\nfreed 4.36 MiB; "), "{real}");
+    assert!(real.ends_with(" free on the filesystem of the cache\n"), "{real}");
 }
 
 #[test]
@@ -205,17 +200,11 @@ fn a_name_of_255_bytes_does_not_push_the_others_aside() {
 }
 
 #[test]
-fn sizes_have_three_digits_and_ages_stand_once() {
-    let world = World::new();
-    world.resized("unused", 21_474_836_480, 3 * DAY + 4 * HOUR);
-    let file = world.cache_file("swap_512", HOUR);
-    assert!(Command::new("fallocate").args(["-l", "107374183"]).arg(&file).status().unwrap().success());
-    let host = Host { world };
-    let scan = lines(&host.run(&["scan"]));
-    assert!(scan[1].contains("   102 MiB  ") && scan[1].contains("swap_512"), "{scan:#?}");
+fn ages_stand_once() {
+    let host = Host { world: World::new() };
+    let file = host.world.resized("unused", 21_474_836_480, 3 * DAY + 4 * HOUR);
     let narrow = lines(&host.on_terminal(80, &[], &["explain", "--host", HOST])).join(" ");
-    assert_eq!(narrow.matches("3d 4h").count(), 1, "{narrow}");
-    assert!(narrow.contains(&format!("{}_21474836480", cache_file_name("unused"))), "{narrow}");
+    assert!(narrow.matches("3d 4h").count() == 1 && narrow.contains(&file), "{narrow}");
 }
 
 #[test]
