@@ -11,7 +11,7 @@ use assert_cmd::cargo::cargo_bin;
 use serde_json::{Value, json};
 
 use crate::common::prune::finish;
-use crate::common::{DAY, HOUR, Run, Snapshot, World, text};
+use crate::common::{DAY, HOUR, Run, Snapshot, World, python, repository, text};
 
 /// Hosts in a state each, and the machine that Ansible runs on.
 struct Fleet {
@@ -127,7 +127,7 @@ impl Fleet {
         let home = self.control.outside();
         let mut ansible = Command::new(python());
         ansible.args(["-m", "ansible", "playbook", "-i", "hosts.json"]).args(args);
-        ansible.arg(format!("{}/packaging/ansible/{playbook}", env!("CARGO_MANIFEST_DIR"))).current_dir(home);
+        ansible.arg(repository("packaging/ansible").join(playbook)).current_dir(home);
         ansible.envs([("LC_ALL", "C.UTF-8"), ("ANSIBLE_PIPELINING", "1"), ("ANSIBLE_FORKS", "7")]);
         let run = finish(ansible.env("HOME", home));
         assert!(
@@ -140,10 +140,6 @@ impl Fleet {
     fn snapshots(&self) -> Vec<Snapshot> {
         [&self.a, &self.shared, &self.e, &self.f].map(World::snapshot).into()
     }
-}
-
-fn python() -> String {
-    std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
 /// How many tasks have changed something on a host, and how many have failed, from the last lines.

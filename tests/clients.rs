@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::common::{DAY, HOST, Run, World, list, overlay};
+use crate::common::{DAY, HOST, Run, World, list, overlay, repository};
 use serde_json::{Value, json};
 
 /// The clients whose lists are there. From 6.1 (February 2023) on they print the hypervisor's full name as `Host`.
@@ -38,7 +38,7 @@ const ON_THIS_HOST: [(u32, &str); 9] = [
 const COUNTED: usize = ON_THIS_HOST.len() + 1;
 
 fn captured(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "clients", name].iter().collect()
+    repository("tests/clients").join(name)
 }
 
 fn uuid(number: u32) -> String {

@@ -1,22 +1,18 @@
 //! The README's first command: what it prints on a fresh clone, and that the demo's tree is what its script makes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::common::{Run, World, list, text};
+use crate::common::{Run, World, list, repository, text};
 use serde_json::{Value, json};
 
 const LISTS: [&str; 2] = ["inventory.json", "images.json"];
 
 /// What the README shows first, after `cargo run --release -- `.
 fn command_of_the_readme() -> Vec<String> {
-    let readme = fs_err::read_to_string(repository().join("README.md")).unwrap();
+    let readme = fs_err::read_to_string(repository("README.md")).unwrap();
     let command = readme.lines().find_map(|line| line.trim().strip_prefix("cargo run --release -- "));
     command.expect("no cargo run --release in README.md").split_whitespace().map(String::from).collect()
-}
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A directory with a copy of the demo as a fresh clone has it: every file is new.
@@ -29,7 +25,7 @@ fn fresh_clone() -> World {
 }
 
 fn demo() -> PathBuf {
-    repository().join("tests/demo")
+    repository("tests/demo")
 }
 
 /// Runs the README's command there.
@@ -108,6 +104,6 @@ fn the_picture_of_the_readme_is_what_its_first_command_prints() {
     let program = assert_cmd::cargo::cargo_bin!("nova-imagecache");
     let output = Command::new(demo().join("picture")).arg("--check").arg(program).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let readme = fs_err::read_to_string(repository().join("README.md")).unwrap();
+    let readme = fs_err::read_to_string(repository("README.md")).unwrap();
     assert!(readme.contains("](tests/demo/explain.svg)"));
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{DAY, domain, file_disk, list, set_age, text, tool};
+use crate::common::{DAY, domain, file_disk, list, repository, set_age, text, tool};
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -65,7 +65,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let scene = Self { directory: tempfile::tempdir().unwrap() };
-        let demo = root().join("tests/demo");
+        let demo = repository("tests/demo");
         let instances = scene.path("var/lib/nova/instances");
         copy(&demo.join("instances"), &instances);
         // The file that the examples ask for by its name.
@@ -139,7 +139,7 @@ impl Scene {
             .env_clear()
             .env("PATH", format!("{}:{path}", self.path("usr/bin").display()))
             .env("SCENE", self.directory.path())
-            .env("PLAYBOOKS", root().join("packaging/ansible"))
+            .env("PLAYBOOKS", repository("packaging/ansible"))
             .env("PROGRAM", assert_cmd::cargo::cargo_bin!("nova-imagecache"))
             .current_dir(self.path("work"))
             .stdin(Stdio::null())
@@ -148,10 +148,6 @@ impl Scene {
         assert!(output.status.success(), "{script}\n{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
-}
-
-fn root() -> PathBuf {
-    env!("CARGO_MANIFEST_DIR").into()
 }
 
 fn said(output: &Output) -> String {
@@ -176,7 +172,7 @@ fn as_listed(instance: &Value) -> Value {
 
 /// The blocks of the README that are fenced as that language.
 fn readme(language: &str) -> Vec<String> {
-    let readme = fs_err::read_to_string(root().join("README.md")).unwrap();
+    let readme = fs_err::read_to_string(repository("README.md")).unwrap();
     let mut blocks = Vec::new();
     let mut parts = readme.split("```");
     while let (Some(_), Some(block)) = (parts.next(), parts.next()) {
@@ -239,7 +235,7 @@ fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
 #[test]
 fn every_example_of_the_man_pages_runs() {
     let mut count = 0;
-    for entry in fs_err::read_dir(root().join("man")).unwrap() {
+    for entry in fs_err::read_dir(repository("man")).unwrap() {
         let page = entry.unwrap().path();
         if page.is_dir() {
             continue;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::common::host::Host;
-use crate::common::tool;
+use crate::common::{repository, tool};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -23,7 +23,7 @@ const MANUAL: &str = "OpenStack administration";
 
 #[test]
 fn man_pages_and_completions_are_those_of_the_command_line() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = &repository("");
     let mut expected = completions();
     expected.extend(man_pages(&root.join("man/sections")));
     let made = ["man", "completions"].iter().flat_map(|directory| files_in(&root.join(directory)));
@@ -138,7 +138,7 @@ fn section(sections: &Path, name: &str) -> String {
 
 #[test]
 fn mandoc_finds_nothing_above_style_level() {
-    let pages = files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man"));
+    let pages = files_in(&repository("man"));
     assert!(pages.len() > 5, "{pages:?}");
     let mandoc = std::process::Command::new(tool("mandoc", "mandoc"))
         .args(["-T", "lint", "-W", "warning"])
@@ -151,7 +151,7 @@ fn mandoc_finds_nothing_above_style_level() {
 
 #[test]
 fn groff_sets_every_page_without_a_warning_at_80_columns() {
-    for page in files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man")) {
+    for page in files_in(&repository("man")) {
         let groff = std::process::Command::new(tool("groff", "groff-base"))
             .args(["-t", "-man", "-T", "utf8", "-w", "w", "-rLL=78n", "-rcR=1"])
             .arg(&page)
@@ -196,7 +196,7 @@ fn fields(value: &Value) -> BTreeSet<String> {
 
 /// Whether the page has an entry for a field or a code: in a table, or in bold in a text.
 fn documents(word: &str) -> bool {
-    let page = section(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man/sections"), "nova-imagecache-json");
+    let page = section(&repository("man/sections"), "nova-imagecache-json");
     page.lines().any(|line| {
         let entry = line.split('@').next().unwrap();
         line.contains('@') && entry.rsplit('.').next() == Some(word)
@@ -220,14 +220,13 @@ fn the_page_of_the_json_has_every_code() {
 
 #[test]
 fn the_page_of_the_json_has_every_warning_with_its_level() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = fs_err::read_to_string(root.join("src/warning.rs")).unwrap();
+    let source = fs_err::read_to_string(repository("src/warning.rs")).unwrap();
     let (_, source) = source.split_once("pub const fn code(").unwrap();
     let (codes, source) = source.split_once("pub const fn level(").unwrap();
     let (notes, _) = source.split_once("=> Level::Note").unwrap();
     let variant = |text: &str| text.split(|it: char| !it.is_alphanumeric()).next().unwrap().to_owned();
     let notes: BTreeSet<String> = notes.split("Self::").skip(1).map(variant).collect();
-    let page = section(&root.join("man/sections"), "nova-imagecache-json");
+    let page = section(&repository("man/sections"), "nova-imagecache-json");
     let codes: Vec<&str> = codes.split("Self::").skip(1).collect();
     assert!(codes.len() >= 28 && notes.len() >= 7, "{codes:?} {notes:?}");
     for arm in codes {
@@ -240,8 +239,7 @@ fn the_page_of_the_json_has_every_warning_with_its_level() {
 
 /// The variants of `enum Code`, as serde writes them.
 fn codes_of_reasons() -> BTreeSet<String> {
-    let source =
-        fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verdict/mod.rs")).unwrap();
+    let source = fs_err::read_to_string(repository("src/verdict/mod.rs")).unwrap();
     let (_, variants) = source.split_once("pub enum Code {").unwrap();
     let (variants, _) = variants.split_once("\n}").unwrap();
     let snake = |name: &str| {

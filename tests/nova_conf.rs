@@ -5,6 +5,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::common::{python, repository};
 use nova_imagecache::nova_conf;
 use serde_json::{Value, json};
 
@@ -114,23 +115,22 @@ fn ours(texts: &[&str]) -> Result<Value, String> {
 }
 
 fn oslo(cases: &[&[&str]]) -> Vec<Value> {
-    let python = std::env::var_os("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|| "python3".into());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nova_conf_by_oslo.py");
-    let mut child = Command::new(&python)
-        .args(["-X", "utf8", script])
+    let script = repository("tests/nova_conf_by_oslo.py");
+    let mut python = Command::new(python());
+    python
+        .args(["-X", "utf8"])
+        .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot run {}: {error}", python.display()));
+        .stderr(Stdio::piped());
+    let mut child = python.spawn().unwrap_or_else(|error| panic!("cannot run {python:?}: {error}"));
     // Where the script has ended at once, what it says is more to the point than that the pipe is closed.
     drop(child.stdin.take().unwrap().write_all(json!(cases).to_string().as_bytes()));
     let output = child.wait_with_output().unwrap();
     assert!(
         output.status.success(),
-        "{} cannot run {script}; install oslo.config (Debian: python3-oslo.config; else pip install oslo.config) and \
-         name that Python in NOVA_IMAGECACHE_PYTHON:\n{}",
-        python.display(),
+        "install oslo.config (Debian: python3-oslo.config; else pip install oslo.config) and name that Python in \
+         NOVA_IMAGECACHE_PYTHON:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     serde_json::from_slice(&output.stdout).unwrap()

@@ -4,11 +4,12 @@
 //! The count is printed: `cargo test parsers -- --nocapture`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::parsers::PARSERS;
+use crate::common::repository;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -19,8 +20,8 @@ const CASES: u32 = 1500;
 /// No input takes longer, in a build without optimisation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 
-fn fuzz() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz"))
+fn fuzz(below: &str) -> PathBuf {
+    repository("tests/fuzz").join(below)
 }
 
 fn names(directory: &Path) -> BTreeSet<String> {
@@ -29,7 +30,7 @@ fn names(directory: &Path) -> BTreeSet<String> {
 }
 
 fn corpus(parser: &str) -> Vec<Vec<u8>> {
-    let entries = fs_err::read_dir(fuzz().join("corpus").join(parser)).unwrap();
+    let entries = fs_err::read_dir(fuzz("corpus").join(parser)).unwrap();
     let mut paths: Vec<_> = entries.map(|it| it.unwrap().path()).collect();
     paths.sort();
     paths.iter().map(|path| fs_err::read(path).unwrap()).collect()
@@ -94,9 +95,9 @@ fn spoil(mut text: Vec<u8>, spoils: &[Spoil]) -> Vec<u8> {
 #[test]
 fn every_parser_has_a_fuzz_target_and_a_corpus() {
     let parsers: BTreeSet<String> = PARSERS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(names(&fuzz().join("fuzz_targets")), parsers);
-    assert_eq!(names(&fuzz().join("corpus")), parsers);
-    let manifest = fs_err::read_to_string(fuzz().join("Cargo.toml")).unwrap();
+    assert_eq!(names(&fuzz("fuzz_targets")), parsers);
+    assert_eq!(names(&fuzz("corpus")), parsers);
+    let manifest = fs_err::read_to_string(fuzz("Cargo.toml")).unwrap();
     for parser in parsers {
         assert!(manifest.contains(&format!("name = \"{parser}\"")), "{parser}");
     }

@@ -2,20 +2,8 @@
 
 use std::process::Command;
 
-use crate::common::{DAY, HOUR, World, tool};
-
-/// Some two seconds of work: 40 directories and their disks, 150 ms for each call, 16 at once.
-fn world() -> World {
-    let world = World::new();
-    let base = world.original("image", HOUR);
-    let disk = world.instance_disk("instance-0", &base);
-    for number in 1..40 {
-        let directory = world.path(format!("instance-{number}"));
-        fs_err::create_dir(&directory).unwrap();
-        fs_err::copy(&disk, directory.join("disk")).unwrap();
-    }
-    world
-}
+use crate::common::host::Host;
+use crate::common::{World, tool};
 
 /// What a command says, with `on_terminal` on a terminal of its own for stderr, which `script` makes.
 fn said(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> String {
@@ -39,7 +27,7 @@ fn said(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> S
 
 #[test]
 fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
-    let world = world();
+    let world = Host::new().world;
     let shown = said(&world, 150, true, "explain");
     assert!(shown.contains("nova-imagecache: reading directories and disks: 2"), "{shown}");
     // It is cleared at the end, and the table is as it would have been.
@@ -49,16 +37,15 @@ fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
 
 #[test]
 fn a_prune_that_waits_says_so() {
-    let world = world();
-    world.original("unused", 2 * DAY);
+    let world = Host::new().world;
     let shown = said(&world, 0, true, "prune --disks-only --settle 1.5s");
     assert!(shown.contains("nova-imagecache: files are set aside, waiting"), "{shown}");
-    assert_eq!(world.cache_names().len(), 1);
+    assert_eq!(world.cache_names().len(), 13);
 }
 
 #[test]
 fn there_is_no_progress_in_a_pipe_nor_with_quiet_nor_where_nobody_waits() {
-    let world = world();
+    let world = Host::new().world;
     for (milliseconds, on_terminal, command) in
         [(150, false, "explain"), (150, true, "explain --quiet"), (0, true, "explain")]
     {

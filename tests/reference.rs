@@ -8,7 +8,7 @@ use crate::common::prune::{
     Running, finish, inject, is_now, prune_command, under_strace, untouched, wait_until,
 };
 use crate::common::{
-    DAY, HOST, HOUR, NO_ARGS, Run, World, list, mtime, plain_qcow2, set_age, set_mtime, text,
+    DAY, HOST, HOUR, NO_ARGS, Run, World, list, mtime, plain_qcow2, repository, set_age, set_mtime, text,
 };
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
@@ -490,7 +490,7 @@ fn a_file_is_removed_only_under_novas_lock_of_its_name() {
 
 #[test]
 fn the_table_of_cases_names_every_test_here_and_none_that_is_not() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let directory = repository("tests");
     let table = fs_err::read_to_string(directory.join("README.md")).unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `test_")).collect();
     assert_eq!(rows.len(), 28, "the reference has 28 cases");

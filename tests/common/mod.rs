@@ -386,6 +386,16 @@ impl Snapshot {
     }
 }
 
+/// A path of the repository.
+pub fn repository(below: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+/// A Python with what the tests need: see tests/run.
+pub fn python() -> String {
+    std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
 /// The path of a tool that the tests need. Panics with the package to install where it is not there.
 pub fn tool(name: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
