@@ -34,42 +34,33 @@ fn uuid(n: u32) -> String {
 
 impl Fleet {
     fn new() -> Self {
-        let fleet = Self {
-            control: World::bare(),
-            a: World::new(),
-            shared: World::new(),
-            e: World::new(),
-            f: World::new(),
-        };
-        fleet.a.compute_nodes(&["host-a"]);
-        fleet.shared.compute_nodes(&["host-b", "host-c"]);
-        fleet.e.compute_nodes(&["host-e"]);
-        fleet.f.compute_nodes(&["host-f"]);
+        let [a, shared, e, f] =
+            [&["host-a"][..], &["host-b", "host-c"], &["host-e"], &["host-f"]].map(|hosts| {
+                let world = World::new();
+                world.compute_nodes(hosts);
+                world
+            });
         let mut instances = Vec::new();
-        for (world, directory, host) in [
-            (&fleet.a, 1, "host-a"),
-            (&fleet.shared, 2, "host-b"),
-            (&fleet.shared, 3, "host-c"),
-            (&fleet.e, 5, "host-e"),
-        ] {
+        for (world, directory, host) in
+            [(&a, 1, "host-a"), (&shared, 2, "host-b"), (&shared, 3, "host-c"), (&e, 5, "host-e")]
+        {
             let used = world.original("image-used", 2 * DAY);
             world.original(UNUSED, 2 * DAY);
             world.instance_disk(&uuid(directory), &used);
             instances.push(json!({"uuid": uuid(directory), "host": host, "image_ref": "image-used"}));
         }
-        fleet.a.original("image-young", HOUR);
-        fs_err::write(fleet.e.path(uuid(5)).join("disk.eph0"), b"QFI\xfb\0\0\0\x03").unwrap();
-        let kept = fleet.f.original("image-of-no-instance", 2 * DAY);
-        fleet.f.instance_disk(&format!("{}_del", uuid(6)), &kept);
-        fleet.f.instance_disk(&uuid(7), &kept);
+        a.original("image-young", HOUR);
+        fs_err::write(e.path(uuid(5)).join("disk.eph0"), b"QFI\xfb\0\0\0\x03").unwrap();
+        let kept = f.original("image-of-no-instance", 2 * DAY);
+        f.instance_disk(&format!("{}_del", uuid(6)), &kept);
+        f.instance_disk(&uuid(7), &kept);
         instances.push(json!({"uuid": uuid(7), "host": "host-f", "image_ref": "image-to-fetch"}));
 
-        fleet.control.file("servers", Value::from(instances).to_string());
-        let image = |id: &str| json!({"ID": id, "Name": id, "Status": "active"});
-        fleet.control.file(
-            "images",
-            json!([image("image-used"), image(UNUSED), image("image-of-no-instance")]).to_string(),
-        );
+        let fleet = Self { control: World::bare(), a, shared, e, f };
+        fleet.control.file("servers", json!(instances).to_string());
+        let images = ["image-used", UNUSED, "image-of-no-instance"];
+        let images = images.map(|id| json!({"ID": id, "Name": id, "Status": "active"}));
+        fleet.control.file("images", json!(images).to_string());
         // The API, which keeps count, and an ssh that reaches no host.
         fleet.script("api", "echo asked >> \"$0.log\"; cat \"${0%/*}/$1\"");
         fleet.script("ssh", "echo 'no route' >&2; exit 255");

@@ -45,11 +45,9 @@ fn are_kinds(world: &World, expected: &[(&str, &str)]) -> Run {
     let run = world.scan().exits(0);
     let json = run.json();
     let listed: Vec<_> =
-        list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["kind"]))).collect();
-    assert_eq!(
-        listed,
-        expected.iter().map(|(name, kind)| (name.to_string(), kind.to_string())).collect::<Vec<_>>()
-    );
+        list(&json["files"]).iter().map(|it| [text(&it["name"]), text(&it["kind"])]).collect();
+    let expected: Vec<_> = expected.iter().map(|(name, kind)| [name.to_string(), kind.to_string()]).collect();
+    assert_eq!(listed, expected);
     run
 }
 
@@ -271,9 +269,7 @@ fn a_file_that_goes_before_it_is_removed_is_no_error() {
 fn a_file_that_cannot_be_removed_is_reported_and_stays() {
     let world = World::new();
     let names = [E97.to_owned(), cache_file_name("image-b")];
-    for name in &names {
-        world.cache_file(name, 25 * HOUR);
-    }
+    names.iter().for_each(|name| drop(world.cache_file(name, 25 * HOUR)));
     let inventory = world.inventory(&json!([]));
     world.give_to_nobody();
     world.set_mode("_base", 0o555);
@@ -283,8 +279,7 @@ fn a_file_that_cannot_be_removed_is_reported_and_stays() {
     world.set_mode("_base", 0o755);
     // The second one was tried although the first one failed.
     for name in &names {
-        assert_eq!(run.outcome(name), "failed");
-        assert!(world.base(name).exists());
+        assert_eq!((run.outcome(name).as_str(), world.base(name).exists()), ("failed", true));
         let error = text(&run.file(name)["error"]);
         assert!(error.contains("Failed to remove") && error.contains(name.as_str()), "{error}");
     }

@@ -22,18 +22,16 @@ fn line<'a>(lines: &'a [String], text: &str) -> &'a str {
 fn every_terminal_gets_whole_names_and_no_line_that_is_wider() {
     let host = Host::new();
     let debian = original("debian-12");
-    let kinds = [
-        &["scan"][..],
-        &["explain"],
-        &["explain", &debian, GONE],
-        &["prune", "-n"],
-        &["prune", "-n", "-v", "--until-free", "0%"],
-    ];
     let sources = [&JUDGED[..], WITHOUT_IMAGES];
-    for (kind, source) in kinds.into_iter().flat_map(|kind| sources.map(|source| (kind, source))) {
-        let source = if kind[0] == "scan" { &source[4..] } else { source };
-        for columns in [80, 130, 200] {
-            let lines = lines(&host.on_terminal(columns, &[], &[kind, source].concat()).exits(0));
+    for (kind, sources) in [
+        (&["scan"][..], [&JUDGED[4..], &[]]),
+        (&["explain"], sources),
+        (&["explain", &debian, GONE], sources),
+        (&["prune", "-n"], sources),
+        (&["prune", "-n", "-v", "--until-free", "0%"], sources),
+    ] {
+        for (source, columns) in sources.iter().flat_map(|it| [80, 130, 200].map(|columns| (it, columns))) {
+            let lines = lines(&host.on_terminal(columns, &[], &[kind, *source].concat()).exits(0));
             // A path that does not fit on a line of its own is left to the terminal, which can copy it whole; so are
             // messages, which script shows among the lines.
             let is_wide = |it: &&String| {
@@ -90,17 +88,14 @@ fn a_pipe_gets_one_line_a_file_with_everything_on_it_and_no_colours() {
         let plain = host.run(args).exits(0);
         assert!(!plain.stdout.contains('\u{1b}') && plain.stdout.starts_with(heading), "{plain:?}");
         for name in &names {
-            let of_file = plain.stdout.lines().filter(|it| {
-                let mut words = it.split_whitespace();
-                !it.starts_with(' ') && words.any(|word| word == name)
-            });
-            assert_eq!(of_file.count(), 1, "{name} in {}", plain.stdout);
+            let has_it = |it: &&str| !it.starts_with(' ') && it.split_whitespace().any(|word| word == name);
+            assert_eq!(plain.stdout.lines().filter(has_it).count(), 1, "{name} in {}", plain.stdout);
         }
     }
     let explain = lines(&host.run(&[&["explain"], &JUDGED[..]].concat()));
     let used = line(&explain, &original("golden-2023"));
-    for text in ["in_use", "3.03 MiB        1h  ", "is the image of 2 instances: 0000003", "/disk; cannot be"]
-    {
+    let why = "is the image of 2 instances: 0000003";
+    for text in ["in_use", "3.03 MiB        1h  ", why, "/disk; cannot be"] {
         assert!(used.contains(text), "no {text}: {used}");
     }
 }
