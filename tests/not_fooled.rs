@@ -4,42 +4,32 @@
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use crate::common::hostile::{limited, meanwhile, sane};
+use crate::common::hostile::{Bait, limited, meanwhile, sane};
 use crate::common::prune::{chown_all, finish, names, under_strace};
-use crate::common::{HOST, NO_ARGS, Run, World, domain, file_disk, overlay, plain_qcow2, tool};
+use crate::common::{HOST, NO_ARGS, Run, domain, file_disk, overlay, plain_qcow2, tool};
 use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
-const OLD: Duration = Duration::from_secs(30 * 24 * 3600);
 const I1: &str = "instance-00000001";
 /// A user who has no other process.
 const LONELY: u32 = 64_999;
 
-/// An instance with its disk and image, and an old original that nothing needs until a test makes something need it.
-struct Scene {
-    world: World,
-    file: String,
+/// An inventory of the instance with its disk, beside what nothing needs until a test makes something need it.
+fn scene() -> Bait {
+    let bait = Bait::new();
+    bait.world.inventory(&json!([{"name": I1, "host": HOST, "image_ref": "a"}]));
+    bait
 }
 
-impl Scene {
-    fn new() -> Self {
-        let world = World::new();
-        let used = world.original("used", OLD);
-        let file = world.original("file", OLD);
-        world.instance_disk(I1, &used);
-        world.inventory(&json!([{"name": I1, "host": HOST, "image_ref": "used"}]));
-        Self { world, file }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.world.base(&self.file)
+impl Bait {
+    fn unused_file(&self) -> PathBuf {
+        self.world.base(&self.unused)
     }
 
     fn disk(&self, name: &str) -> PathBuf {
-        self.world.path(I1).join(name)
+        self.path(I1).join(name)
     }
 
     /// Writes a domain with these disks, which nova knows nothing of, for `--libvirt vm.xml`.
@@ -52,9 +42,9 @@ impl Scene {
     #[track_caller]
     fn is_kept(&self, code: &str, what: &str, args: &[&str]) {
         let run = self.world.explain(args).exits(0);
-        assert_eq!(run.codes(&self.file), [code], "{what}: {run:#?}");
+        assert_eq!(run.codes(&self.unused), [code], "{what}: {run:#?}");
         let run = self.world.prune(args).exits(0);
-        assert!(self.path().exists(), "{what}: {run:#?}");
+        assert!(self.unused_file().exists(), "{what}: {run:#?}");
     }
 }
 
@@ -63,9 +53,9 @@ impl Scene {
 #[test]
 fn a_file_that_a_disk_names_through_a_link_of_another_name_is_kept() {
     for place in ["instances/locks/golden", "golden"] {
-        let scene = Scene::new();
+        let scene = scene();
         let link = scene.world.outside().join(place);
-        symlink(scene.path(), &link).unwrap();
+        symlink(scene.unused_file(), &link).unwrap();
         overlay(&scene.disk("disk.local"), &link);
         scene.is_kept("same_file", place, &[]);
     }
@@ -73,20 +63,24 @@ fn a_file_that_a_disk_names_through_a_link_of_another_name_is_kept() {
 
 #[test]
 fn a_file_that_a_disk_is_a_link_to_is_kept() {
-    let scene = Scene::new();
-    symlink(scene.path(), scene.disk("disk.local")).unwrap();
-    scene.is_kept("same_file", "a symbolic link", &[]);
-    let scene = Scene::new();
-    fs_err::hard_link(scene.path(), scene.disk("disk.local")).unwrap();
-    scene.is_kept("same_file", "a hard link", &[]);
+    type Link = fn(PathBuf, PathBuf);
+    let links: [(&str, Link); 2] = [
+        ("a symbolic link", |file, disk| symlink(file, disk).unwrap()),
+        ("a hard link", |file, disk| fs_err::hard_link(file, disk).unwrap()),
+    ];
+    for (what, link) in links {
+        let scene = scene();
+        link(scene.unused_file(), scene.disk("disk.local"));
+        scene.is_kept("same_file", what, &[]);
+    }
 }
 
 #[test]
 fn a_file_that_the_source_of_a_domain_leads_to_is_kept() {
-    let scene = Scene::new();
+    let scene = scene();
     let link = scene.world.outside().join("vm.img");
-    symlink(scene.path(), &link).unwrap();
-    for (source, code) in [(link, "same_file"), (scene.path(), "backing_file")] {
+    symlink(scene.unused_file(), &link).unwrap();
+    for (source, code) in [(link, "same_file"), (scene.unused_file(), "backing_file")] {
         scene.domain(&file_disk(&source));
         scene.is_kept(code, &source.display().to_string(), &["--libvirt", "vm.xml"]);
     }
@@ -95,13 +89,13 @@ fn a_file_that_the_source_of_a_domain_leads_to_is_kept() {
 #[test]
 fn the_target_of_a_link_in_the_cache_is_kept_with_the_link() {
     for how in ["image", "disk"] {
-        let scene = Scene::new();
+        let scene = scene();
         let link = cache_file_name("link");
-        symlink(&scene.file, scene.world.base(&link)).unwrap();
+        symlink(&scene.unused, scene.world.base(&link)).unwrap();
         if how == "image" {
             let row = |image: &str| json!({"name": format!("of {image}"), "host": HOST, "image_ref": image});
             plain_qcow2(&scene.world.path("of link/disk"));
-            scene.world.inventory(&json!([row("link"), row("used")]));
+            scene.world.inventory(&json!([row("link"), row("a")]));
         } else {
             overlay(&scene.disk("disk.local"), scene.world.base(&link));
         }
@@ -133,9 +127,9 @@ impl Drop for LoopDevice {
 
 #[test]
 fn a_file_that_the_header_on_a_block_device_names_is_kept() {
-    let scene = Scene::new();
+    let scene = scene();
     let image = scene.world.outside().join("volume");
-    overlay(&image, scene.path());
+    overlay(&image, scene.unused_file());
     let device = LoopDevice::on(&image);
     for what in ["a chain", "a link to it in place of a disk", "a domain's disk", "a link in the cache"] {
         let disk = scene.disk("disk.local");
@@ -163,7 +157,7 @@ fn a_file_that_the_header_on_a_block_device_names_is_kept() {
 fn no_character_device_or_fifo_is_opened_wherever_it_lies() {
     // To open /dev/watchdog, and close it again, is to reset the machine some seconds later.
     const DEVICE: &str = "/dev/full";
-    let scene = Scene::new();
+    let scene = scene();
     let world = &scene.world;
     let fifo = world.outside().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -200,7 +194,7 @@ fn no_character_device_or_fifo_is_opened_wherever_it_lies() {
         for _ in 0..12 {
             // -y shows what a descriptor is open on, and -ff gives each thread a log, with whole lines.
             let run = finish(&mut under_strace(world, ["-ff", "-y", "-e", "trace=/^open"], &command));
-            assert_eq!(sane(run).verdict(&scene.file), "removable");
+            assert_eq!(sane(run).verdict(&scene.unused), "removable");
             let mut logs = names(world.outside());
             logs.retain(|it| it.starts_with("strace.log."));
             let read = |it| fs_err::read_to_string(world.outside().join(it)).unwrap();
@@ -217,7 +211,7 @@ fn no_character_device_or_fifo_is_opened_wherever_it_lies() {
 #[test]
 fn a_disk_info_or_compute_nodes_that_blocks_does_not_stop_the_run() {
     for target in ["/proc/kmsg", "fifo"] {
-        let scene = Scene::new();
+        let scene = scene();
         nix::unistd::mkfifo(&scene.world.path("locks/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let target = scene.world.path("locks").join(target);
         symlink(&target, scene.disk("disk.info")).unwrap();
@@ -227,7 +221,7 @@ fn a_disk_info_or_compute_nodes_that_blocks_does_not_stop_the_run() {
         symlink(&target, scene.world.path("compute_nodes")).unwrap();
         let args = ["-f", "json", "--host", HOST, "--inventory", "inventory.json"];
         let run = limited(&scene.world, "explain", &args).exits(1);
-        assert_eq!(run.verdict(&scene.file), "unknown", "{}", target.display());
+        assert_eq!(run.verdict(&scene.unused), "unknown", "{}", target.display());
         assert!(run.warnings().contains(&"no_compute_nodes".into()), "{run:#?}");
     }
 }
@@ -236,16 +230,16 @@ fn a_disk_info_or_compute_nodes_that_blocks_does_not_stop_the_run() {
 
 #[test]
 fn an_instances_path_that_is_not_mounted_is_refused() {
-    let scene = Scene::new();
+    let scene = scene();
     let world = &scene.world;
     fs_err::remove_dir_all(world.path(I1)).unwrap();
     let uuids = ["1", "2", "3"].map(|it| format!("0e1e1ab6-7d38-4f0e-a5b6-00000000000{it}"));
     for uuid in &uuids {
         let disk = file_disk(&world.path(uuid).join("disk"));
-        let xml = domain(uuid, "<nova:root type='image' uuid='used'/>", &disk);
+        let xml = domain(uuid, "<nova:root type='image' uuid='a'/>", &disk);
         world.file(&format!("{uuid}.xml"), xml);
     }
-    world.inventory(&uuids.iter().map(|it| json!({"uuid": it, "image_ref": "used"})).collect());
+    world.inventory(&uuids.iter().map(|it| json!({"uuid": it, "image_ref": "a"})).collect());
     let run = |args: &[&str]| world.run("prune", [&["--host", HOST], args].concat());
     for source in [["--libvirt", "."], ["--inventory", "inventory.json"]] {
         for dry in [&[][..], &["-n"]] {
@@ -253,26 +247,26 @@ fn an_instances_path_that_is_not_mounted_is_refused() {
         }
     }
     let explained = world.run("explain", ["-f", "json", "--host", HOST, "--libvirt", "."]).exits(1);
-    assert_eq!(explained.verdict(&scene.file), "unknown", "sources of domains are not there");
+    assert_eq!(explained.verdict(&scene.unused), "unknown", "sources of domains are not there");
     assert!(explained.warnings().contains(&"directories_absent".into()), "{explained:#?}");
     run(&["--libvirt", ".", "--allow-empty"]).exits(1);
-    assert!(scene.path().exists());
+    assert!(scene.unused_file().exists());
     let run = world.prune(["--allow-empty"]).exits(0);
-    assert_eq!(run.outcome(&scene.file), "removed", "the operator said so");
+    assert_eq!(run.outcome(&scene.unused), "removed", "the operator said so");
 }
 
 #[test]
 fn instances_without_a_directory_here_are_named_and_one_that_is_here_is_enough() {
-    let scene = Scene::new();
+    let scene = scene();
     let row = |uuid: &str, host: &str, image: &str, state: &str, task: &str| json!({"uuid": uuid, "host": host, "image_ref": image, "vm_state": state, "task_state": task});
     scene.world.inventory(&json!([
-        row("here", HOST, "used", "", ""),
-        row("absent-1", HOST, "used", "", ""),
-        row("absent-2", HOST, "used", "", ""),
+        row("here", HOST, "a", "", ""),
+        row("absent-1", HOST, "a", "", ""),
+        row("absent-2", HOST, "a", "", ""),
         row("volume", HOST, "", "", ""),
-        row("building", HOST, "used", "", "spawning"),
-        row("shelved", HOST, "used", "shelved_offloaded", ""),
-        row("of-another-host", "compute-2", "used", "", ""),
+        row("building", HOST, "a", "", "spawning"),
+        row("shelved", HOST, "a", "shelved_offloaded", ""),
+        row("of-another-host", "compute-2", "a", "", ""),
     ]));
     plain_qcow2(&scene.world.path("here/disk"));
     for run in [scene.world.explain(NO_ARGS), scene.world.dry_run(NO_ARGS), scene.world.prune(NO_ARGS)] {
@@ -286,7 +280,7 @@ fn instances_without_a_directory_here_are_named_and_one_that_is_here_is_enough()
 
 #[test]
 fn a_subdirectory_name_on_the_command_line_needs_nothing_of_nova_conf() {
-    let scene = Scene::new();
+    let scene = scene();
     scene.world.file("nova.conf", "[image_cache]\nsubdirectory_name = _base_$my_ip\n");
     let run = |args: &[&str]| scene.world.run("explain", [&["--config-file", "nova.conf"], args].concat());
     run(&["--subdirectory-name", "_base"]).exits(0);
@@ -295,7 +289,7 @@ fn a_subdirectory_name_on_the_command_line_needs_nothing_of_nova_conf() {
 
 #[test]
 fn where_no_thread_can_be_made_the_output_is_the_same() {
-    let scene = Scene::new();
+    let scene = scene();
     for index in 0..40 {
         fs_err::create_dir(scene.world.path(format!("other-{index}"))).unwrap();
         fs_err::hard_link(scene.disk("disk"), scene.world.path(format!("other-{index}/disk"))).unwrap();
@@ -317,7 +311,7 @@ fn where_no_thread_can_be_made_the_output_is_the_same() {
         });
         assert_eq!(with, without, "{args:?}");
     }
-    assert_eq!(run(&none, &["prune"]).outcome(&scene.file), "removed");
+    assert_eq!(run(&none, &["prune"]).outcome(&scene.unused), "removed");
 }
 
 // What is refused: each once, for the rules are tested in src/guard.rs.
