@@ -380,7 +380,7 @@ mod tests {
             let judgement = judge(&evidence, inventory, &policy, NOW);
             let case =
                 Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement: &judgement };
-            case.warnings().iter().map(Warning::code).collect()
+            case.warnings().iter().map(|it| it.code_and_level().0).collect()
         };
         let inventory = inventory(&[row("u", "here.example", "a")]);
         assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());

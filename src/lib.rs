@@ -25,6 +25,7 @@ mod filesystem;
 mod goal;
 mod guard;
 pub mod images;
+mod input;
 pub mod inventory;
 pub mod layout;
 mod listing;

@@ -13,30 +13,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-/// What nova.conf sets of what matters here; `None` where it leaves a default.
+use crate::input::unreadable;
+
+/// What nova.conf says of what matters here, or nova's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NovaConf {
-    /// `[DEFAULT] instances_path`, or `instances` under `state_path` where only that is set.
-    pub instances_path: Option<PathBuf>,
-    /// `[DEFAULT] host`.
-    pub host: Option<String>,
-    /// `[image_cache] subdirectory_name`.
-    pub subdirectory_name: Option<String>,
-    /// `[image_cache] remove_unused_original_minimum_age_seconds`.
-    pub original_minimum_age: Option<Duration>,
-    /// `[image_cache] remove_unused_resized_minimum_age_seconds`.
-    pub resized_minimum_age: Option<Duration>,
-    /// `[image_cache] remove_unused_base_images`: whether nova's own task removes files.
+    pub instances_path: PathBuf,
+    pub host: String,
+    pub subdirectory_name: String,
+    pub original_minimum_age: Duration,
+    pub resized_minimum_age: Duration,
+    /// Whether nova's own task removes files.
     pub remove_unused_base_images: bool,
 }
 
 /// The longest nova.conf read, in bytes; a generated sample with every option explained has some 500,000.
 const LONGEST_FILE: u64 = 4 << 20;
 
-/// Reads these files, of which later ones win.
-///
-/// # Errors
-/// Where a file cannot be read, is larger than 4 MiB or is not UTF-8, and those of [`parse`].
+/// Reads these files, of which later ones win; see [`parse`].
 pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf> {
     let mut files = Vec::new();
     for path in paths {
@@ -44,12 +38,7 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
         let mut text = Vec::new();
         fs_err::File::open(path)
             .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
-            .map_err(|error| {
-                anyhow!(
-                    "--config-file: {:#}: name a file that this user may read",
-                    anyhow::Error::from(error)
-                )
-            })?;
+            .map_err(|error| unreadable("--config-file", error))?;
         if text.len() as u64 > LONGEST_FILE {
             bail!("{name}: is larger than {LONGEST_FILE} bytes: check that it is a nova.conf");
         }
@@ -62,54 +51,43 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
 
 /// Reads files of these names and texts, of which later ones win.
 ///
-/// Options that are `given` on the command line are left out, whatever is wrong with them; `machine` is this machine's
-/// name, for which `$host` stands where no file sets it.
+/// Options that are `given` on the command line are left at their defaults, whatever is wrong with them in the files;
+/// `machine` is this machine's name, which is the default of `host`.
 ///
 /// # Errors
 /// Where oslo.config would not read a file, an option has a value that nova would not take or a negative age, or a
 /// reference undefined option. The error names the file, the line and the option.
 pub fn parse(files: &[(String, String)], given: &[&str], machine: &str) -> Result<NovaConf> {
-    let mut conf = Conf { files: Vec::new(), substitutions: Cell::new(0), machine };
-    for (name, text) in files {
-        conf.files.push(sections(name, text)?);
-    }
-    let is_set = |name| Option::is_some(&conf.find(option("DEFAULT", name)));
-    let is_wanted = |name: &str| !given.contains(&name);
-    let instances_path = if is_wanted("instances_path") && (is_set("instances_path") || is_set("state_path"))
-    {
-        conf.value(option("DEFAULT", "instances_path"))?
-    } else {
-        None
-    };
-    let if_set = |group, name| {
+    let files = files.iter().map(|(name, text)| values(name, text)).collect::<Result<_>>()?;
+    let conf = Conf { files, machine, references: Cell::new(0) };
+    let value = |group, name| -> Result<String> {
         let option = option(group, name);
-        if is_wanted(name) && conf.find(option).is_some() { conf.value(option) } else { Ok(None) }
+        let set = if given.contains(&name) { None } else { conf.value(option, &[])? };
+        Ok(set.unwrap_or_else(|| conf.default(option).unwrap_or_default().to_owned()))
     };
-    let age = |name| -> Result<Option<Duration>> {
-        let Some(seconds) = if_set("image_cache", name)? else { return Ok(None) };
-        // Its kind makes it a whole number, and not a negative one.
-        Ok(Some(Duration::from_secs(seconds.parse()?)))
-    };
+    let age = |name| -> Result<Duration> { Ok(Duration::from_secs(value(IMAGE_CACHE, name)?.parse()?)) };
     Ok(NovaConf {
-        instances_path: instances_path.map(PathBuf::from),
-        host: if_set("DEFAULT", "host")?,
-        subdirectory_name: if_set("image_cache", "subdirectory_name")?,
-        original_minimum_age: age("remove_unused_original_minimum_age_seconds")?,
-        resized_minimum_age: age("remove_unused_resized_minimum_age_seconds")?,
-        remove_unused_base_images: conf.value(option("image_cache", "remove_unused_base_images"))?
-            != Some("False".into()),
+        instances_path: value(DEFAULT, INSTANCES_PATH)?.into(),
+        host: value(DEFAULT, HOST)?,
+        subdirectory_name: value(IMAGE_CACHE, SUBDIRECTORY_NAME)?,
+        original_minimum_age: age(ORIGINAL_AGE)?,
+        resized_minimum_age: age(RESIZED_AGE)?,
+        remove_unused_base_images: value(IMAGE_CACHE, BASE_IMAGES)? != "False",
     })
 }
 
-/// An option whose name, type and default nova's `nova/conf` gives.
-struct Opt {
-    group: &'static str,
-    name: &'static str,
-    kind: Kind,
-    default: Option<&'static str>,
-    /// Former groups and names, in the order in which they are looked for.
-    deprecated: &'static [(&'static str, &'static str)],
-}
+const DEFAULT: &str = "DEFAULT";
+const IMAGE_CACHE: &str = "image_cache";
+
+pub const INSTANCES_PATH: &str = "instances_path";
+pub const HOST: &str = "host";
+pub const SUBDIRECTORY_NAME: &str = "subdirectory_name";
+pub const ORIGINAL_AGE: &str = "remove_unused_original_minimum_age_seconds";
+pub const RESIZED_AGE: &str = "remove_unused_resized_minimum_age_seconds";
+const BASE_IMAGES: &str = "remove_unused_base_images";
+
+/// A group and a name.
+type Place<'a> = (&'a str, &'a str);
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -120,160 +98,107 @@ enum Kind {
     Flag,
 }
 
-/// Distributions set nova's `state_path` to this; its own default is where its Python modules lie.
-const STATE_PATH: &str = "/var/lib/nova";
-
-/// The options read here. `host` and `my_ip` have defaults in nova, too, but those depend on the machine.
-const OPTIONS: [Opt; 8] = [
-    Opt {
-        group: "DEFAULT",
-        name: "state_path",
-        kind: Kind::Text,
-        default: Some(STATE_PATH),
-        deprecated: &[],
-    },
-    Opt {
-        group: "DEFAULT",
-        name: "instances_path",
-        kind: Kind::Text,
-        default: Some("$state_path/instances"),
-        deprecated: &[],
-    },
-    Opt { group: "DEFAULT", name: "host", kind: Kind::Host, default: None, deprecated: &[] },
-    Opt { group: "DEFAULT", name: "my_ip", kind: Kind::Text, default: None, deprecated: &[] },
-    Opt {
-        group: "image_cache",
-        name: "subdirectory_name",
-        kind: Kind::Text,
-        default: Some("_base"),
-        deprecated: &[("DEFAULT", "image_cache_subdirectory_name"), ("DEFAULT", "base_dir_name")],
-    },
-    Opt {
-        group: "image_cache",
-        name: "remove_unused_base_images",
-        kind: Kind::Flag,
-        default: Some("True"),
-        deprecated: &[("DEFAULT", "remove_unused_base_images")],
-    },
-    Opt {
-        group: "image_cache",
-        name: "remove_unused_original_minimum_age_seconds",
-        kind: Kind::Seconds,
-        default: Some("86400"),
-        deprecated: &[("DEFAULT", "remove_unused_original_minimum_age_seconds")],
-    },
-    Opt {
-        group: "image_cache",
-        name: "remove_unused_resized_minimum_age_seconds",
-        kind: Kind::Seconds,
-        default: Some("3600"),
-        deprecated: &[("libvirt", "remove_unused_resized_minimum_age_seconds")],
-    },
+/// The options read here whose type, default or former places matter, as nova's `nova/conf` gives them. Former places
+/// stand in the order in which they are looked for. state_path is what distributions set: nova's own default is where
+/// its Python modules lie.
+const OPTIONS: [(Place<'_>, Kind, Option<&str>, &[Place<'_>]); 7] = [
+    ((DEFAULT, "state_path"), Kind::Text, Some("/var/lib/nova"), &[]),
+    ((DEFAULT, INSTANCES_PATH), Kind::Text, Some("$state_path/instances"), &[]),
+    ((DEFAULT, HOST), Kind::Host, None, &[]),
+    ((IMAGE_CACHE, SUBDIRECTORY_NAME), Kind::Text, Some("_base"), &FORMER_SUBDIRECTORY_NAMES),
+    ((IMAGE_CACHE, BASE_IMAGES), Kind::Flag, Some("True"), &[(DEFAULT, BASE_IMAGES)]),
+    ((IMAGE_CACHE, ORIGINAL_AGE), Kind::Seconds, Some("86400"), &[(DEFAULT, ORIGINAL_AGE)]),
+    ((IMAGE_CACHE, RESIZED_AGE), Kind::Seconds, Some("3600"), &[("libvirt", RESIZED_AGE)]),
 ];
 
-/// What a reference or this module can name.
+const FORMER_SUBDIRECTORY_NAMES: [Place<'_>; 2] =
+    [(DEFAULT, "image_cache_subdirectory_name"), (DEFAULT, "base_dir_name")];
+
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
-    group: &'a str,
-    name: &'a str,
-    known: Option<&'static Opt>,
+struct Opt<'a> {
+    place: Place<'a>,
+    kind: Kind,
+    default: Option<&'static str>,
+    former: &'static [Place<'static>],
 }
 
-/// An option by its present or a former name.
-fn option<'a>(group: &'a str, name: &'a str) -> Wanted<'a> {
-    let known = OPTIONS
-        .iter()
-        .find(|it| (it.group, it.name) == (group, name))
-        .or_else(|| OPTIONS.iter().find(|it| it.deprecated.contains(&(group, name))));
-    match known {
-        Some(known) => Wanted { group: known.group, name: known.name, known: Some(known) },
-        None => Wanted { group, name, known: None },
+/// An option by its present or a former name; any other is a text without a default.
+fn option<'a>(group: &'a str, name: &'a str) -> Opt<'a> {
+    let named = (group, name);
+    for (place, kind, default, former) in OPTIONS {
+        if place == named || former.contains(&named) {
+            return Opt { place, kind, default, former };
+        }
     }
+    Opt { place: named, kind: Kind::Text, default: None, former: &[] }
 }
 
-/// A value as it stands in a file, and where: the name of the file and the line (counted from 1).
-struct Value<'a> {
+/// A value as it stands in a file, and in which line of which file.
+struct Value {
     text: String,
-    file: &'a str,
-    line: usize,
+    line: String,
 }
 
 /// The values of one file by group and name, the last of each name.
-type Sections<'a> = HashMap<(String, String), Value<'a>>;
+type Values = HashMap<(String, String), Value>;
 
 /// The files, in the order of the command line.
 struct Conf<'a> {
-    files: Vec<Sections<'a>>,
-    substitutions: Cell<usize>,
+    files: Vec<Values>,
     machine: &'a str,
+    /// How many were replaced.
+    references: Cell<usize>,
 }
 
 /// More references than any nova.conf has, and few enough for the stack.
-const MOST_SUBSTITUTIONS: usize = 500;
+const MOST_REFERENCES: usize = 500;
 
 /// Longer than any path or name that a system takes, in bytes.
 const LONGEST_VALUE: usize = 4096;
 
 impl Conf<'_> {
     /// The value as the files have it: a later file wins, and in one file the present name.
-    fn find(&self, wanted: Wanted<'_>) -> Option<&Value<'_>> {
-        let former = wanted.known.map_or(&[][..], |it| it.deprecated);
+    fn find(&self, option: Opt<'_>) -> Option<&Value> {
         self.files.iter().rev().find_map(|file| {
-            let get = |group: &str, name: &str| file.get(&(group.to_owned(), name.to_owned()));
-            get(wanted.group, wanted.name)
-                .or_else(|| former.iter().find_map(|(group, name)| get(group, name)))
+            let mut places = std::iter::once(&option.place).chain(option.former);
+            places.find_map(|(group, name)| file.get(&((*group).to_owned(), (*name).to_owned())))
         })
     }
 
-    /// The value with its references replaced, in the form in which oslo.config would replace a reference to it.
-    fn value(&self, wanted: Wanted<'_>) -> Result<Option<String>> {
-        self.value_within(wanted, &[])
+    fn default(&self, option: Opt<'_>) -> Option<&str> {
+        if option.place == (DEFAULT, HOST) { Some(self.machine) } else { option.default }
     }
 
-    /// The same for a reference in the values of other options, which are listed from the outermost on.
-    fn value_within(&self, wanted: Wanted<'_>, within: &[(&str, &str)]) -> Result<Option<String>> {
-        let id = (wanted.group, wanted.name);
-        if within.contains(&id) {
-            bail!("[{}] {}: refers to itself: give it a value", wanted.group, wanted.name);
+    /// The value with its references replaced, in the form in which oslo.config would replace a reference to it. It is
+    /// referred to by the values of the options that it is `within`, listed from the outermost on.
+    fn value(&self, option: Opt<'_>, within: &[Place<'_>]) -> Result<Option<String>> {
+        let (group, name) = option.place;
+        if within.contains(&option.place) {
+            bail!("[{group}] {name}: refers to itself: give it a value");
         }
-        let within = &[within, &[id]].concat();
-        let found = self.find(wanted);
-        let default = wanted.known.and_then(|it| it.default);
-        let Some(text) = found.map(|it| it.text.as_str()).or(default) else { return Ok(None) };
-        self.substitute(text, within)
-            .and_then(|text| convert(wanted.known.map_or(Kind::Text, |it| it.kind), text))
+        let found = self.find(option);
+        let Some(text) = found.map(|it| &*it.text).or(self.default(option)) else { return Ok(None) };
+        self.substitute(text, &[within, &[option.place]].concat())
+            .and_then(|text| convert(option.kind, text))
             .with_context(|| match found {
-                Some(it) => format!("{}: line {}: [{}] {}", it.file, it.line, wanted.group, wanted.name),
-                None => format!("[{}] {}", wanted.group, wanted.name),
+                Some(Value { line, .. }) => format!("{line}: [{group}] {name}"),
+                None => format!("[{group}] {name}"),
             })
     }
 
     /// Replaces `$name`, `${name}`, `${group.name}`, `$$` and `\$`; any other `$` stands for itself.
-    fn substitute(&self, text: &str, within: &[(&str, &str)]) -> Result<String> {
+    fn substitute(&self, text: &str, within: &[Place<'_>]) -> Result<String> {
         let text = text.replace(r"\$", "$$");
         let mut replaced = String::new();
         let mut rest = text.as_str();
         while let Some((before, after)) = rest.split_once('$') {
             replaced.push_str(before);
-            rest = after;
-            if let Some(after) = rest.strip_prefix('$') {
-                replaced.push('$');
+            if let Some((name, after)) = split_reference(after) {
+                replaced.push_str(&self.reference(name, within)?);
                 rest = after;
-                continue;
-            }
-            let braced = rest
-                .strip_prefix('{')
-                .map(split_name)
-                .filter(|(name, rest)| !name.is_empty() && rest.starts_with('}'));
-            let (name, after) = braced.map_or_else(|| split_name(rest), |(name, rest)| (name, &rest[1..]));
-            if name.is_empty() {
+            } else {
                 replaced.push('$');
-                continue;
-            }
-            rest = after;
-            replaced.push_str(&self.reference(name, within)?);
-            if replaced.len() > LONGEST_VALUE {
-                bail!("is longer than {LONGEST_VALUE} bytes: shorten it");
+                rest = after.strip_prefix('$').unwrap_or(after);
             }
         }
         replaced.push_str(rest);
@@ -284,42 +209,46 @@ impl Conf<'_> {
     }
 
     /// What a reference in a value stands for: an option of the value's group, else one of DEFAULT.
-    fn reference(&self, name: &str, within: &[(&str, &str)]) -> Result<String> {
-        let group = within.last().map_or("DEFAULT", |(group, _)| group);
-        self.substitutions.set(self.substitutions.get() + 1);
-        if self.substitutions.get() > MOST_SUBSTITUTIONS {
-            bail!("${name}: more than {MOST_SUBSTITUTIONS} references: write its value out");
+    fn reference(&self, name: &str, within: &[Place<'_>]) -> Result<String> {
+        self.references.set(self.references.get() + 1);
+        if self.references.get() > MOST_REFERENCES {
+            bail!("${name}: more than {MOST_REFERENCES} references: write its value out");
         }
-        let wanted = match name.split_once('.') {
+        let value = match name.split_once('.') {
             // oslo.config knows no group of that name.
-            Some(("DEFAULT", _)) => None,
-            Some((group, name)) => Some(option(group, name)),
-            // nova has no other options of image_cache that a value could want, whatever the file sets there.
-            None if group == "image_cache" && option(group, name).known.is_some() => {
-                Some(option(group, name))
+            Some((DEFAULT, _)) => None,
+            Some((group, name)) => self.value(option(group, name), within)?,
+            None => {
+                let group = within.last().map_or(DEFAULT, |(group, _)| *group);
+                let own = option(group, name);
+                // nova has no other options of image_cache that a value could want, whatever the file sets there.
+                let is_own = match group {
+                    IMAGE_CACHE => own.default.is_some(),
+                    _ => self.find(own).is_some(),
+                };
+                self.value(if is_own { own } else { option(DEFAULT, name) }, within)?
             }
-            None if group != "image_cache" && self.find(option(group, name)).is_some() => {
-                Some(option(group, name))
-            }
-            None => Some(option("DEFAULT", name)),
         };
-        let value = match wanted {
-            Some(wanted) => self.value_within(wanted, within)?,
-            None => None,
-        };
-        let is_host = wanted.is_some_and(|it| (it.group, it.name) == ("DEFAULT", "host"));
-        value.or_else(|| is_host.then(|| self.machine.to_owned())).ok_or_else(|| anyhow!("${name}: undefined option: set it in one of the files, or give the command-line option that needs it"))
+        value.with_context(|| {
+            format!(
+                "${name}: undefined option: set it in one of the files, or give the command-line option that needs it"
+            )
+        })
     }
 }
 
-/// Splits off the name of an option, empty where there is none.
-fn split_name(text: &str) -> (&str, &str) {
+/// The name after a `$`, in braces or not, and the text after it.
+fn split_reference(text: &str) -> Option<(&str, &str)> {
+    let in_braces = text.strip_prefix('{');
+    let text = in_braces.unwrap_or(text);
     let is_part = |(at, character): (usize, char)| {
-        let letter = character.is_ascii_alphabetic() || character == '_';
-        letter || (at > 0 && (character.is_ascii_digit() || character == '.'))
+        let is_letter = character.is_ascii_alphabetic() || character == '_';
+        is_letter || (at > 0 && (character.is_ascii_digit() || character == '.'))
     };
     let end = text.char_indices().find(|it| !is_part(*it)).map_or(text.len(), |(at, _)| at);
-    text.split_at(end)
+    let (name, rest) = text.split_at(end);
+    let rest = if in_braces.is_some() { rest.strip_prefix('}')? } else { rest };
+    (!name.is_empty()).then_some((name, rest))
 }
 
 /// The value as its type makes it, `None` where that is Python's.
@@ -359,66 +288,50 @@ fn is_space(character: char) -> bool {
 }
 
 /// Reads one file.
-fn sections<'a>(file: &'a str, text: &str) -> Result<Sections<'a>> {
-    let mut sections = Sections::new();
+fn values(file: &str, text: &str) -> Result<Values> {
+    let mut values = Values::new();
     let mut section = None;
-    let mut open: Option<(String, Value<'_>)> = None;
+    // What an indented line continues.
+    let mut open: Option<&mut Value> = None;
     // As Python reads text: three kinds of line ends.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    for (index, line) in text.split('\n').enumerate() {
-        let number = index + 1;
-        let line = line.trim_end_matches(is_space);
-        let wrong = |what: &str| anyhow!("{file}: line {number}: {what}: {:?}", shortened(line));
-        if line.starts_with([' ', '\t']) {
-            let Some((_, value)) = &mut open else {
-                return Err(wrong(
-                    "is indented, but there is no value above that it continues: remove the spaces before it",
-                ));
-            };
+    for (number, text) in (1..).zip(text.split('\n')) {
+        let text = text.trim_end_matches(is_space);
+        let line = format!("{file}: line {number}");
+        let shortened: String = text.chars().take(80).collect();
+        let wrong = |what: &str| anyhow!("{line}: {what}: {shortened:?}");
+        if text.starts_with([' ', '\t']) {
+            let why =
+                "is indented, but there is no value above that it continues: remove the spaces before it";
+            let value = open.as_mut().ok_or_else(|| wrong(why))?;
             value.text.push('\n');
-            value.text.push_str(line.trim_start_matches(is_space));
+            value.text.push_str(text.trim_start_matches(is_space));
             continue;
         }
-        close(&mut sections, section.as_deref(), open.take())?;
-        if line.is_empty() || line.starts_with(['#', ';']) {
+        open = None;
+        if text.is_empty() || text.starts_with(['#', ';']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[') {
+        if let Some(name) = text.strip_prefix('[') {
             let name = name.strip_suffix(']').ok_or_else(|| wrong("a section must end with ]"))?;
             if name.is_empty() {
                 return Err(wrong("a section must have a name"));
             }
-            section = Some(if name == "DEFAULT" { name.to_owned() } else { name.to_lowercase() });
+            section = Some(if name == DEFAULT { name.to_owned() } else { name.to_lowercase() });
             continue;
         }
-        let (key, value) = line.split_once([':', '=']).ok_or_else(|| wrong("has neither = nor :"))?;
-        let (key, text) = (trim(key), unquoted(trim(value)).to_owned());
+        let (key, value) = text.split_once([':', '=']).ok_or_else(|| wrong("has neither = nor :"))?;
+        let key = trim(key);
         if key.is_empty() {
             return Err(wrong("has no name before the = or :"));
         }
-        open = Some((key.to_owned(), Value { text, file, line: number }));
+        let Some(section) = &section else {
+            bail!("{line}: {key:.80}: stands before the first section: write [DEFAULT] above it");
+        };
+        let value = Value { text: unquoted(trim(value)).to_owned(), line };
+        open = Some(values.entry((section.clone(), key.to_owned())).insert_entry(value).into_mut());
     }
-    close(&mut sections, section.as_deref(), open)?;
-    Ok(sections)
-}
-
-fn close<'a>(
-    sections: &mut Sections<'a>,
-    section: Option<&str>,
-    open: Option<(String, Value<'a>)>,
-) -> Result<()> {
-    if let Some((key, value)) = open {
-        let section = section.ok_or_else(|| {
-            anyhow!(
-                "{}: line {}: {}: stands before the first section: write [DEFAULT] above it",
-                value.file,
-                value.line,
-                shortened(&key)
-            )
-        })?;
-        sections.insert((section.to_owned(), key), value);
-    }
-    Ok(())
+    Ok(values)
 }
 
 /// Without the quotes around it; a lone quote is both of them.
@@ -429,10 +342,6 @@ fn unquoted(text: &str) -> &str {
         }
     }
     text
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 #[cfg(test)]
@@ -448,12 +357,19 @@ mod tests {
         parse(&files, &[], "machine")
     }
 
+    /// oslo.config says `None` then, with which nova cannot work.
+    #[test]
+    fn an_age_without_a_value_is_novas_default() {
+        let conf = read(&["[image_cache]\nremove_unused_resized_minimum_age_seconds =\n"]).unwrap();
+        assert_eq!(conf.resized_minimum_age, Duration::from_secs(3600));
+    }
+
     #[test]
     fn a_long_chain_of_references_is_read_or_refused() {
         for (length, expected) in [(400, Some("/end")), (100_000, None)] {
             let links: String = (0..length).map(|it| format!("a{it}=$a{}\n", it + 1)).collect();
             let conf = read(&[&format!("[DEFAULT]\ninstances_path=/$a0\n{links}a{length}=end\n")]);
-            let path = conf.ok().and_then(|it| it.instances_path);
+            let path = conf.ok().map(|it| it.instances_path);
             assert_eq!(path, expected.map(PathBuf::from), "{length}");
         }
     }

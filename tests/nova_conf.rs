@@ -103,13 +103,12 @@ fn ours(texts: &[&str]) -> Result<Value, String> {
     let files: Vec<_> =
         (1..).zip(texts).map(|(number, text)| (format!("{number}.conf"), (*text).to_owned())).collect();
     let conf = nova_conf::parse(&files, &[], "machine").map_err(|error| format!("{error:#}"))?;
-    let path = conf.instances_path.as_deref().map_or("/var/lib/nova/instances", |it| it.to_str().unwrap());
     Ok(json!({
-        "instances_path": path,
-        "host": conf.host.as_deref().unwrap_or("machine"),
-        "subdirectory_name": conf.subdirectory_name.as_deref().unwrap_or("_base"),
-        "original": conf.original_minimum_age.map_or(86_400, |it| it.as_secs()),
-        "resized": conf.resized_minimum_age.map_or(3600, |it| it.as_secs()),
+        "instances_path": conf.instances_path,
+        "host": conf.host,
+        "subdirectory_name": conf.subdirectory_name,
+        "original": conf.original_minimum_age.as_secs(),
+        "resized": conf.resized_minimum_age.as_secs(),
         "remove": conf.remove_unused_base_images,
     }))
 }

@@ -1,7 +1,5 @@
 //! `fname`: image ids to cache file names.
 
-use std::io::Read as _;
-
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache_name::cache_file_name;
@@ -25,18 +23,12 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
         .into_iter()
         .map(|image_id| {
             let file_name = cache_file_name(&image_id);
-            let place = cache_dir.as_ref().map(|dir| dir.join(&file_name)).map(|path| {
-                let exists = path.try_exists().ok();
-                (path, exists)
-            });
-            ImageFile { image_id, file_name, place }
+            let path = cache_dir.as_ref().map(|dir| dir.join(&file_name));
+            let exists = path.as_ref().and_then(|it| it.try_exists().ok());
+            ImageFile { image_id, file_name, path, exists }
         })
         .collect();
-    report::print(
-        global.format,
-        |output| table::fname(output, &files),
-        |output| json::fname(output, &files),
-    )?;
+    report::write(global.format, || table::fname(&files), |output| json::fname(output, &files))?;
     Ok(Exit::Done)
 }
 
@@ -44,10 +36,7 @@ fn ids(args: &[String]) -> Result<Vec<String>> {
     let mut ids = Vec::new();
     for (index, arg) in args.iter().enumerate() {
         if arg == "-" {
-            let mut text = String::new();
-            std::io::stdin()
-                .lock()
-                .read_to_string(&mut text)
+            let text = std::io::read_to_string(std::io::stdin())
                 .context("cannot read image ids from standard input")?;
             for (number, line) in (1..).zip(text.lines()) {
                 // A file that came from elsewhere may have other line ends, or blanks before them.

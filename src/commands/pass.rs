@@ -16,10 +16,11 @@ use crate::exit::Exit;
 use crate::filesystem::Space;
 use crate::guard::{self, Asked, Case};
 use crate::images::{self, Images};
+use crate::input;
 use crate::inventory::{self, Inventory, Texts};
 use crate::layout::Layout;
 use crate::progress::Progress;
-use crate::report::{self, PassReport, Pruned, json, table};
+use crate::report::{self, Entry, Pruned, Report};
 use crate::selection::{Known, Selection};
 use crate::settings;
 use crate::time::{AsOf, Timestamp};
@@ -66,7 +67,7 @@ impl<'a> Pass<'a> {
         let has_libvirt = !judging.libvirt.is_empty();
         let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
         guard::check_usage(asked)?;
-        inventory::check_stdin(&judging.inventory, &listing.images)?;
+        input::check_stdin(&judging.inventory, &listing.images)?;
         if global.verbose && !global.environment.is_empty() {
             report::print_message(&format!("from the environment: {}", global.environment.join(", ")));
         }
@@ -82,7 +83,7 @@ impl<'a> Pass<'a> {
             as_of,
             asked,
             layout: settings::layout(global, &conf)?,
-            policy: settings::policy(judging, &conf)?,
+            policy: settings::policy(judging, &conf),
             images,
             texts: Mutex::new(texts),
             inventory: OnceLock::new(),
@@ -198,36 +199,39 @@ impl<'a> Pass<'a> {
         &self,
         found: &Found<'_>,
         selection: Option<&Selection>,
-        pruned: Option<Pruned<'_>>,
+        pruned: Option<&Pruned<'_>>,
     ) -> Result<Exit> {
         let is_shown = |name: &OsStr| selection.is_none_or(|it| it.contains(name));
         let is_complete =
-            found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
-        let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
-        let report = PassReport {
+            found.judgement.is_complete() && !pruned.is_some_and(|it| it.second_look_is_incomplete);
+        let is_done = pruned.is_none_or(Pruned::is_done);
+        let files = found.judgement.files.iter().filter(|it| is_shown(it.name)).map(|it| Entry {
+            name: it.name,
+            file: it.file,
+            judged: Some(it),
+            done: pruned.and_then(|pruned| pruned.outcomes.get(it.name)),
+        });
+        let files = files.collect();
+        let report = Report {
             command: if pruned.is_some() { "prune" } else { "explain" },
             generated_at: Timestamp::now(),
             layout: &self.layout,
-            space: report::space_of(&self.layout),
-            policy: &self.policy,
-            as_of: found.as_of,
-            inventory: self.inventory().filter(|_| self.has_source),
-            judgement: &found.judgement,
-            is_complete,
-            files: found.judgement.files.iter().filter(|it| is_shown(it.name)).collect(),
-            missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
-            catalog: &found.catalog,
-            pruned,
             warnings: &found.warnings,
-            in_full: selection.is_some(),
-            verbose: self.global.verbose,
+            catalog: &found.catalog,
+            files,
+            pass: Some(report::Pass {
+                policy: &self.policy,
+                as_of: found.as_of,
+                inventory: self.inventory().filter(|_| self.has_source),
+                judgement: &found.judgement,
+                is_complete,
+                missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
+                pruned,
+                in_full: selection.is_some(),
+                verbose: self.global.verbose,
+            }),
         };
-        report::print_warnings(&found.warnings, self.global);
-        report::print(
-            self.global.format,
-            |output| table::pass(output, &report, table::terminal_width()),
-            |output| json::pass(output, &report),
-        )?;
+        report::print(&report, self.global)?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
     }
 

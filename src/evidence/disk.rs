@@ -59,13 +59,12 @@ pub fn read_references(opened: &Opened, path: &Path) -> io::Result<References> {
         let size =
             if length < head.len() { length as u64 } else { opened.stat.size_bytes.max(length as u64) };
         match qcow2::read(&head[..length], size) {
-            Ok(qcow2::Image::NoBacking) => return Ok((Vec::new(), None)),
-            Ok(qcow2::Image::Qcow2(header)) => break header,
-            Ok(qcow2::Image::NeedsMore(wanted)) => {
+            Ok(header) => break header,
+            Err(qcow2::Error::NeedsMore(wanted)) => {
                 more = vec![0; wanted];
                 head = &mut more;
             }
-            Err(error) => return Ok((Vec::new(), Some(error.to_string()))),
+            Err(qcow2::Error::Unknown(why)) => return Ok((Vec::new(), Some(why))),
         }
     };
     let mut references: Vec<PathBuf> = Vec::new();

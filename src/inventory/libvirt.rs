@@ -41,20 +41,14 @@ pub fn parse(text: &[u8], host: &str) -> Result<Option<Source>> {
     // /run/libvirt/qemu has the domain inside the status of a running one.
     let domain = if root.has_tag_name("domstatus") { child(root, "domain") } else { Some(root) };
     let Some(domain) = domain.filter(|it| it.has_tag_name("domain")) else { return Ok(None) };
-    let (uuid, name) = (text_of(domain, "uuid"), text_of(domain, "name"));
-    let Some(id) = uuid.or(name) else { bail!("the domain has neither name nor uuid: create it again") };
-    let mut source = Source { domain_disks: disks(domain, id), ..Source::default() };
-    if let Some(instance) = child(domain, "metadata").and_then(nova_instance) {
-        let row = Row {
-            uuid: uuid.map(Into::into),
-            name: name.map(Into::into),
-            host: Some(host.into()),
-            is_from_libvirt: true,
-            ..Row::default()
-        };
-        source.rows = rows(row, domain, instance)?;
-    }
-    Ok(Some(source))
+    let Some(id) = text_of(domain, "uuid").or(text_of(domain, "name")) else {
+        bail!("the domain has neither name nor uuid: create it again")
+    };
+    let rows = match child(domain, "metadata").and_then(nova_instance) {
+        Some(instance) => rows(domain, instance, host)?,
+        None => Vec::new(),
+    };
+    Ok(Some(Source { rows, domain_disks: disks(domain, id), ..Source::default() }))
 }
 
 /// Counts at least as many attributes as there are: an equals sign in a text or a value counts as well.
@@ -112,24 +106,33 @@ fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'inp
     })
 }
 
-/// The row with what nova's metadata tells, once for each image that it names: `nova:image` may name another image than
-/// `nova:root`, and both are kept.
-fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Row>> {
-    let (root, image, flavor) =
-        (child(instance, "root"), child(instance, "image"), child(instance, "flavor"));
+/// What nova's metadata tells, once for each image that it names: `nova:image` may name another image than `nova:root`,
+/// and both are kept.
+fn rows(domain: Node<'_, '_>, instance: Node<'_, '_>, host: &str) -> Result<Vec<Row>> {
+    let [root, image, flavor] = ["root", "image", "flavor"].map(|it| child(instance, it));
     let (swap_mb, ephemeral_gb) = (size(flavor, "swap")?, size(flavor, "ephemeral")?);
-    let os = child(domain, "os");
-    let lacks = Lacks {
-        // nova before 2025.1 writes a flavor and no root for an instance that was booted from a volume.
-        image: root.is_none() && image.is_none() && flavor.is_none(),
-        kernel: ["kernel", "initrd"].iter().any(|it| os.and_then(|os| child(os, it)).is_some()),
-        swap: swap_mb.is_none(),
-        ephemeral: ephemeral_gb.is_none(),
+    let has_kernel = |os| child(os, "kernel").or(child(os, "initrd")).is_some();
+    let row = Row {
+        uuid: text_of(domain, "uuid").map(Into::into),
+        name: text_of(domain, "name").map(Into::into),
+        host: Some(host.into()),
+        swap_mb,
+        ephemeral_gb,
+        lacks: Lacks {
+            // nova before 2025.1 writes a flavor and no root for an instance that was booted from a volume.
+            image: root.is_none() && image.is_none() && flavor.is_none(),
+            kernel: child(domain, "os").is_some_and(has_kernel),
+            swap: swap_mb.is_none(),
+            ephemeral: ephemeral_gb.is_none(),
+        },
+        is_from_libvirt: true,
+        ..Row::default()
     };
-    let row = Row { swap_mb, ephemeral_gb, lacks, ..row }.normalized();
+    let row = row.normalized();
+    let root_type = root.and_then(|it| it.attribute("type"));
+    let root = root.filter(|_| root_type == Some("image"));
     // From 2025.2 on nova:image may name the image that a volume was made of: nova fetches it for no disk.
-    let image = image.filter(|_| root.and_then(|it| it.attribute("type")) != Some("volume"));
-    let root = root.filter(|it| it.attribute("type") == Some("image"));
+    let image = image.filter(|_| root_type != Some("volume"));
     let images = [root, image].into_iter().flatten().filter_map(|it| it.attribute("uuid"));
     let mut images: Vec<_> = images.filter(|id| !id.is_empty()).collect();
     images.dedup();
@@ -142,10 +145,8 @@ fn rows(row: Row, domain: Node<'_, '_>, instance: Node<'_, '_>) -> Result<Vec<Ro
 fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
     let Some(node) = flavor.and_then(|flavor| child(flavor, name)) else { return Ok(None) };
     let text = node.text().unwrap_or_default().trim();
-    let size = text
-        .parse()
-        .with_context(|| format!("nova:flavor's nova:{name}: {text:?} is not a whole number: correct it"))?;
-    Ok(Some(size))
+    let error = || format!("nova:flavor's nova:{name}: {text:?} is not a whole number: correct it");
+    text.parse().map(Some).with_context(error)
 }
 
 #[cfg(test)]

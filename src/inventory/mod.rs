@@ -4,7 +4,6 @@
 //! same instance. The two are apart so that the sources are read before any disk: an instance that is made in between
 //! is then seen by its disk.
 
-mod form;
 pub(crate) mod json;
 mod libvirt;
 mod own;
@@ -13,20 +12,19 @@ mod row;
 mod server_list;
 mod servers_detail;
 
-use std::collections::{HashMap, HashSet};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use fs_err::os::unix::fs::OpenOptionsExt as _;
 use nix::fcntl::OFlag;
 
-pub use form::parse;
 pub use libvirt::parse as parse_domain;
 pub use page::Page;
 pub use row::{DomainDisk, Instance, Lacks, Row, Source};
 
+use crate::input::{name, read_file, read_list};
 use crate::listing;
 use crate::warning::{Lacking, Warning};
 
@@ -78,29 +76,22 @@ fn join(mut rows: Vec<Row>) -> Vec<Instance> {
     rows.sort_unstable();
     rows.dedup();
     let with_uuid = rows.split_off(rows.partition_point(|row| row.uuid.is_none()));
-    let mut instances = group(with_uuid, |row| &row.uuid);
-    let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
-    for (index, instance) in instances.iter().enumerate().filter(|_| !rows.is_empty()) {
-        for name in instance.texts(|row| &row.name) {
-            by_name.entry(name.into()).or_insert(index);
-        }
-    }
-    for instance in group(rows, |row| &row.name) {
-        match by_name.get(instance.id()) {
-            Some(index) => instances[*index].rows.extend(instance.rows),
-            None => instances.push(instance),
-        }
-    }
-    instances
-}
-
-/// Makes one instance of neighbours that agree.
-fn group(rows: Vec<Row>, by: impl Fn(&Row) -> &Option<Box<str>>) -> Vec<Instance> {
+    let has_names_alone = !rows.is_empty();
     let mut instances: Vec<Instance> = Vec::new();
-    for row in rows {
-        match instances.last_mut() {
-            Some(last) if by(&last.rows[0]) == by(&row) => last.rows.push(row),
-            _ => instances.push(Instance { rows: vec![row] }),
+    let mut by_name: HashMap<Box<str>, usize> = HashMap::new();
+    for row in with_uuid.into_iter().chain(rows) {
+        let new = instances.len();
+        let index = match &row.uuid {
+            Some(_) if instances.last().is_some_and(|it| it.rows[0].uuid == row.uuid) => new - 1,
+            Some(_) => new,
+            None => row.name.as_ref().and_then(|name| by_name.get(name)).copied().unwrap_or(new),
+        };
+        if has_names_alone && let Some(name) = &row.name {
+            by_name.entry(name.clone()).or_insert(index);
+        }
+        match instances.get_mut(index) {
+            Some(known) => known.rows.push(row),
+            None => instances.push(Instance { rows: vec![row] }),
         }
     }
     instances
@@ -108,22 +99,21 @@ fn group(rows: Vec<Row>, by: impl Fn(&Row) -> &Option<Box<str>>) -> Vec<Instance
 
 /// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    let note = |is_lacking: fn(&Lacks) -> bool, warning: fn(Lacking) -> Warning| {
-        let mut without = instances.iter().filter(|it| it.lacks(is_lacking));
-        let first = without.next()?.id().to_owned();
-        Some(warning(Lacking { first, more: without.count() }))
-    };
-    let notes = [
-        note(|lacks| lacks.image, Warning::LacksImage),
-        note(|lacks| lacks.kernel, Warning::LacksKernel),
-        note(|lacks| lacks.swap, Warning::LacksSwap),
-        note(|lacks| lacks.ephemeral, Warning::LacksEphemeral),
+    let notes: [(fn(&Lacks) -> bool, fn(Lacking) -> Warning); 4] = [
+        (|it| it.image, Warning::LacksImage),
+        (|it| it.kernel, Warning::LacksKernel),
+        (|it| it.swap, Warning::LacksSwap),
+        (|it| it.ephemeral, Warning::LacksEphemeral),
     ];
-    notes.into_iter().flatten().collect()
+    let mut warnings = Vec::new();
+    for (is_lacking, warning) in notes {
+        let mut without = instances.iter().filter(|it| it.rows.iter().all(|row| is_lacking(&row.lacks)));
+        if let Some(first) = without.next() {
+            warnings.push(warning(Lacking { first: first.id().to_owned(), more: without.count() }));
+        }
+    }
+    warnings
 }
-
-/// The most that an inventory or a list of images may have, in bytes: that of 200,000 servers and more.
-const MOST: u64 = 1 << 30;
 
 /// The most that a domain's XML may have, in bytes. libvirt's own files have some ten thousand; parsed, they take up to
 /// twenty times their size.
@@ -194,53 +184,21 @@ impl Texts {
     }
 }
 
-fn is_stdin(file: &Path) -> bool {
-    file.as_os_str() == "-"
-}
-
-/// What a list is called in the output.
-pub(crate) fn name(file: &Path) -> String {
-    if is_stdin(file) { "standard input".into() } else { file.display().to_string() }
-}
-
+/// Reads a JSON inventory of any form, recognised by how it begins.
+///
+/// An object is an answer of the API. A list is the client's where the first key of its first row begins with a
+/// capital (`ID`, `Name`, `Image ID`: `-c` changes their order), else the tool's own.
+///
 /// # Errors
-/// Where `-` is given more than once.
-pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
-    if inventory.iter().chain(images).filter(|file| is_stdin(file)).count() > 1 {
-        bail!(
-            "--inventory - and --images -: standard input can be read only once: put the other list in a file"
-        );
+/// Where the text is none of them: the error names the row and the field, or says what to use instead.
+pub fn parse(text: &[u8]) -> Result<Source> {
+    let text = json::check(text, "servers")?;
+    let mut tokens = text.iter().filter(|byte| !byte.is_ascii_whitespace());
+    match [tokens.next(), tokens.next(), tokens.next(), tokens.next()] {
+        [Some(b'{'), ..] => servers_detail::parse(text),
+        [Some(b'['), Some(b'{'), Some(b'"'), Some(b'A'..=b'Z')] => server_list::parse(text),
+        _ => own::parse(text),
     }
-    Ok(())
-}
-
-/// Reads a list that an option names, a file or standard input.
-pub(crate) fn read_list(option: &str, file: &Path) -> Result<Vec<u8>> {
-    if is_stdin(file) {
-        return read_bounded(std::io::stdin().lock(), 0, MOST)
-            .with_context(|| format!("{option} {}", name(file)));
-    }
-    let opened = fs_err::File::open(file).map_err(|error| {
-        anyhow!("{option}: {:#}: name a file that this user may read", anyhow::Error::from(error))
-    })?;
-    read_file(opened, MOST).with_context(|| format!("{option} {}", name(file)))
-}
-
-fn read_file(opened: fs_err::File, most: u64) -> Result<Vec<u8>> {
-    let size = opened.metadata()?.len();
-    read_bounded(opened, size, most)
-}
-
-/// Reads all of it, `likely` so many bytes: these at once, for a list that grows is read in steps, and on NFS each waits.
-fn read_bounded(mut opened: impl Read, likely: u64, most: u64) -> Result<Vec<u8>> {
-    let mut text = vec![0; usize::try_from(likely.min(most))?];
-    let read = opened.read(&mut text)?;
-    text.truncate(read);
-    opened.take(most + 1 - read as u64).read_to_end(&mut text)?;
-    if text.len() as u64 > most {
-        bail!("is larger than {most} bytes: check that it is the right file");
-    }
-    Ok(text)
 }
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
@@ -262,18 +220,17 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     }
     names.retain(|it| it.extension().is_some_and(|extension| extension == "xml"));
     names.sort_unstable();
-    let mut seen = HashSet::new();
     let mut files = Vec::new();
     for file in names {
-        let metadata = match fs_err::metadata(&file) {
+        let is_file = match fs_err::metadata(&file) {
             // The domain was undefined since the folder was listed, or its autostart link was left behind.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            metadata => metadata?,
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            metadata => metadata?.is_file(),
         };
         // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
-        if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-            let mut options = fs_err::OpenOptions::new();
-            let opened = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&file)?;
+        if is_file {
+            let flags = OFlag::O_NONBLOCK.bits();
+            let opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file)?;
             let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
             files.push((file, text));
         }
@@ -430,10 +387,63 @@ mod tests {
     }
 
     #[test]
-    fn standard_input_is_read_once() {
-        let (stdin, file) = ([PathBuf::from("-")], [PathBuf::from("./-")]);
-        assert!(check_stdin(&stdin, &file).is_ok());
-        assert!(check_stdin(&stdin, &stdin).is_err());
-        assert!(check_stdin(&[stdin.clone(), stdin.clone()].concat(), &[]).is_err());
+    fn the_form_is_recognised_by_how_the_text_begins() {
+        let blank = " \n".repeat(10_000);
+        for (text, kernel_is_lacking) in [
+            ("[{\"uuid\": \"a\"}]".to_owned(), false),
+            ("\u{feff}\n [ { \"host\": null, \"name\": \"a\" } ]".to_owned(), false),
+            (format!("[{blank}{{\"Image ID\": \"b\", \"ID\": \"a\"}}]"), true),
+            ("  {\"servers\": [{\"id\": \"a\", \"image\": \"\"}]}".to_owned(), true),
+        ] {
+            let rows = parse(text.as_bytes()).unwrap().rows;
+            assert_eq!((rows.len(), rows[0].lacks.kernel), (1, kernel_is_lacking), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_inventory_is_an_error_that_says_what_to_do() {
+        let utf16: Vec<u8> = "[]".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let bomb = "[".repeat(1_000_000);
+        let bomb_in_row = format!("[{{\"uuid\": {bomb}");
+        let bomb_in_image = format!("{{\"servers\": [{{\"id\": \"a\", \"image\": {{\"id\": {bomb}");
+        let bomb_of_objects = "{\"servers\":".repeat(100_000);
+        let long = format!("[{{\"uuid\": \"a\", \"swap_mb\": \"{}\"}}]", "x".repeat(1_000_000));
+        let long_key = format!("[{{\"uuid\": \"a\", \"{}\": 1}}]", "ä".repeat(1_000_000));
+        let cases: [(&[u8], &str); 22] = [
+            (b"", "is empty: create it again"),
+            (b"\xef\xbb\xbf \n", "is empty"),
+            (b"<domain/>", "is XML: give domain XML to --libvirt"),
+            (b"+----+------+\n| ID | Name |", "is a table, not JSON: list the servers with -f json"),
+            (b"\"ID\",\"Name\"\n\"a\",\"b\"", "is CSV, not JSON: list the servers with -f json"),
+            (b"ID,Name\na,b", "is CSV"),
+            (b"a active", "is plain text, not JSON"),
+            (&utf16, "is UTF-16: convert it"),
+            (b"\xff\xfe[\0", "is UTF-16"),
+            (b"[{\"uuid\": \"a", "the file is truncated: create it again"),
+            (b"{\"servers\": [{\"id\": \"a\"", "the file is truncated"),
+            (b"[{\"ID\": \"a\"", "the file is truncated"),
+            (b"[{\"uuid\": \"\xff\"}]", "invalid unicode"),
+            (b"[{\"uuid\": \"a\"},]", "this is not valid JSON: create it again"),
+            (b"{\"servers\": []}\n{\"servers\": []}", "put each list in a file of its own"),
+            (b"{\"images\": []}", "is a list of images: give it to --images"),
+            (bomb.as_bytes(), "invalid type: sequence"),
+            (bomb_in_row.as_bytes(), "row 1: \"uuid\": invalid type: sequence"),
+            (bomb_in_image.as_bytes(), "recursion limit exceeded"),
+            (bomb_of_objects.as_bytes(), "\"servers\": invalid type: map, expected a sequence"),
+            (long.as_bytes(), "row 1: \"swap_mb\": invalid type: string"),
+            (long_key.as_bytes(), "unknown field"),
+        ];
+        for (text, expected) in cases {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(expected), "{expected}: {error}");
+            assert!(error.len() < 2000 && !error.contains('\n'), "{} bytes", error.len());
+        }
+    }
+
+    #[test]
+    fn nesting_in_fields_that_are_not_needed_is_read() {
+        let deep = format!("{}{}", "[".repeat(200_000), "]".repeat(200_000));
+        let text = format!("{{\"servers\": [{{\"id\": \"a\", \"image\": \"\", \"addresses\": {deep}}}]}}");
+        assert_eq!(parse(text.as_bytes()).unwrap().rows.len(), 1);
     }
 }

@@ -120,11 +120,6 @@ impl Instance {
     pub fn ephemeral_gb(&self) -> impl Iterator<Item = u64> {
         distinct(&self.rows, |row| row.ephemeral_gb)
     }
-
-    /// Whether no row tells that fact.
-    pub(super) fn lacks(&self, fact: impl Fn(&Lacks) -> bool) -> bool {
-        self.rows.iter().all(|row| fact(&row.lacks))
-    }
 }
 
 fn distinct<'a, T: PartialEq>(rows: &'a [Row], of: impl Fn(&'a Row) -> Option<T>) -> impl Iterator<Item = T> {

@@ -147,6 +147,7 @@ impl<'a> Watch<'a> {
 }
 
 /// How a watched run ended. Its debug text has of a report only names, outcomes and errors.
+#[derive(Default)]
 pub struct Ended {
     pub code: Option<i32>,
     pub signal: Option<Signal>,
@@ -294,15 +295,6 @@ struct Tracer<'a> {
 
 impl<'a> Tracer<'a> {
     fn new(watch: Watch<'a>) -> Self {
-        let ended = Ended {
-            code: None,
-            signal: None,
-            stdout: String::new(),
-            stderr: String::new(),
-            calls: Vec::new(),
-            reached: None,
-            waited: false,
-        };
         Self {
             root: Pid::from_raw(0),
             watch,
@@ -310,7 +302,7 @@ impl<'a> Tracer<'a> {
             is_started: false,
             counts: BTreeMap::new(),
             has_answered: false,
-            ended,
+            ended: Ended::default(),
         }
     }
 
@@ -375,11 +367,8 @@ impl<'a> Tracer<'a> {
 
     /// Whether a process that serves orders has written its answer and asks for the next order.
     fn is_answered(&mut self, pid: Pid) -> bool {
-        let Some(entered) =
-            self.tracees.get(&pid).filter(|_| pid == self.root).and_then(|it| it.entered.as_ref())
-        else {
-            return false;
-        };
+        let tracee = self.tracees.get(&pid).filter(|_| pid == self.root);
+        let Some(entered) = tracee.and_then(|it| it.entered.as_ref()) else { return false };
         self.has_answered |= entered.name == "write" && entered.fd == 1;
         self.has_answered && entered.name == "read" && entered.fd == 0
     }
