@@ -241,7 +241,8 @@ fn whatever_could_hide_a_backing_name_makes_nothing_removable() {
     fn names(world: &World, name: &str) {
         overlay(&world.path(I1).join("disk"), name);
     }
-    let cases: [(&str, bool, fn(&World)); 14] = [
+    type Damage = fn(&World);
+    let cases: [(&str, bool, Damage); 14] = [
         ("a header that cannot be understood", false, |w| broken(&w.path(I1).join("disk"))),
         ("the same in a directory of no instance", false, |w| broken(&w.path("orphan/disk"))),
         ("the same of a snapshot", false, |w| broken(&w.path("snapshots/one/disk"))),

@@ -241,8 +241,8 @@ impl Nursery {
 
 /// The cache files that disks of the tree name, straight from what was put into it.
 pub fn named_by_disks(tree: &Tree) -> BTreeSet<&str> {
-    let name = |content| if let &Content::On(ref name, _) = content { Some(name.as_str()) } else { None };
-    tree.disks.values().filter_map(name).collect()
+    let contents = tree.disks.values();
+    contents.filter_map(|it| if let Content::On(name, _) = it { Some(name.as_str()) } else { None }).collect()
 }
 
 /// Does something with so many random trees. They are the same each time, so that a run can be repeated.
