@@ -54,17 +54,33 @@ fn what_is_to_be_kept_is_in_use_by_file_or_image() {
     assert_eq!(prune.json()["summary"]["touched"], 14, "kept files are touched, too");
 }
 
-/// What is chosen is the matter of `prune_goal`; here is what an operator is told.
+/// On a filesystem of its own, where nobody else takes or gives space.
 #[test]
-fn until_free_says_whether_the_goal_was_reached() {
+fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
     let host = Host::new();
-    for (goal, wanted, chosen, code) in [("38.5MiB", "38.5 MiB", 5, 0), ("95%", "60.8 MiB", 6, 1)] {
-        let args = [&PRUNE[..], &JUDGED, &["--until-free", goal]].concat();
-        let (run, left) = host.run_on_own_filesystem("true", &args);
-        assert_eq!((run.code, left.len()), (code, 19 - chosen), "{run:#?}");
+    let on_own = |args: &[&str], goal, format| {
+        host.run_on_own_filesystem("true", &[args, &JUDGED, &["--until-free", goal, "-f", format]].concat())
+    };
+    for (goal, chosen, wanted, code) in [
+        ("0%", 0, "0 B", 0),
+        ("38.5MiB", 5, "38.5 MiB", 0),
+        ("60%", 5, "38.4 MiB", 0),
+        ("95%", 6, "60.8 MiB", 1),
+    ] {
+        let ((dry, _), (real, left)) = (on_own(&DRY_RUN, goal, "json"), on_own(&PRUNE, goal, "json"));
+        for (run, outcome) in [(&dry, "would_remove"), (&real, "removed")] {
+            assert_eq!(run.code, code, "{goal} {}", run.stderr);
+            let (removed, spared) = (with_outcome(run, outcome), with_outcome(run, "spared"));
+            assert_eq!((removed.len(), spared.len()), (chosen, 6 - chosen), "{goal} {removed:?}");
+            assert_eq!(run.warnings().contains(&"goal_missed".into()), code == 1);
+        }
+        assert_eq!(with_outcome(&dry, "would_remove"), with_outcome(&real, "removed"));
+        assert_eq!(dry.json()["goal"], real.json()["goal"], "a prediction is what happens: {goal}");
+        assert_eq!(left.len(), 19 - chosen, "{left:?}");
+        let (table, _) = on_own(&PRUNE, goal, "table");
         let so = if code == 0 { "reached" } else { "missed" };
-        assert!(run.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", run.stdout);
-        assert_eq!(run.stderr.contains("the goal of --until-free is missed by "), code == 1);
+        assert!(table.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", table.stdout);
+        assert_eq!(table.stderr.contains("the goal of --until-free is missed by "), code == 1);
     }
 }
 

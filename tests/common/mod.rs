@@ -197,9 +197,7 @@ impl World {
     /// Gives everything to the user of [`World::as_nobody`].
     pub fn give_to_nobody(&self) {
         if nix::unistd::geteuid().is_root() {
-            for path in Snapshot::of(self.dir.path()).0.keys() {
-                std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-            }
+            prune::chown_all(self.dir.path(), NOBODY);
         }
     }
 
