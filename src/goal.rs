@@ -71,7 +71,7 @@ pub fn next_for<'a>(
     };
     let mut files: Vec<&Judged<'a>> =
         judgement.files.iter().filter(|it| is_left(it.name) && owner(it).is_none()).collect();
-    files.sort_by_key(|it| (it.file.stat.as_ref().ok().map(|stat| stat.mtime), it.name));
+    files.sort_by_key(|it| (it.file.stat.map(|stat| stat.mtime), it.name));
     let mut chosen = Vec::new();
     for file in files {
         if short_bytes == 0 {

@@ -24,8 +24,9 @@ use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::FileType;
 
 use crate::cache_name::CacheName;
 use crate::errors::{advice, instances_path_error};
@@ -219,11 +220,11 @@ impl Locks {
                 opened => break File::from(opened?),
             }
         };
-        let metadata = opened.metadata()?;
-        if !metadata.is_file() {
+        let stat = fstat(&opened)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
-        Ok((opened, Identity::from(&metadata)))
+        Ok((opened, Identity::from(&stat)))
     }
 
     /// Whether a name here still stands for this file.

@@ -137,7 +137,7 @@ impl Plan {
     /// Whether a file is the one that the plan would remove.
     pub fn is_unchanged(&self, judged: &Judged<'_>) -> bool {
         let Some(planned) = self.files.get(judged.name) else { return false };
-        let stat = judged.file.stat.as_ref().ok();
+        let stat = judged.file.stat;
         stat.map(|it| it.size_bytes) == planned.size_bytes
             && stat.and_then(|it| it.mtime.rfc3339()) == planned.mtime
     }

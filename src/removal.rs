@@ -38,7 +38,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat, futimens};
+use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -58,7 +57,7 @@ use crate::filesystem::is_network;
 use crate::layout::Layout;
 use crate::listing::each_entry;
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
-use crate::outcome::{Done, Outcome};
+use crate::outcome::{Done, Outcome, Outcomes};
 use crate::owner::Owner;
 use crate::processes;
 use crate::progress::{Phase, Progress};
@@ -115,7 +114,7 @@ pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
 impl Removal<'_> {
     /// Whether this is the directory that was read.
     pub fn check_same(&self, read: Option<&Cache>) -> Result<()> {
-        let opened = Identity::from(&File::from(self.cache_dir.try_clone()?).metadata()?);
+        let opened = Identity::from(&fstat(&self.cache_dir)?);
         if read.is_none_or(|it| it.identity != opened) {
             bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
         }
@@ -183,7 +182,7 @@ impl Removal<'_> {
     fn touch_one(&self, judged: &Judged<'_>) -> Result<()> {
         let opened =
             open_regular(self.cache_dir.as_fd(), judged.name)?.context("no longer a regular file")?;
-        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(opened.stat.identity) {
+        if judged.file.stat.map(|it| it.identity) != Some(opened.stat.identity) {
             bail!("replaced since it was judged");
         }
         // A file with other names may be anybody's: of that, root changes no more than nova could.
@@ -193,47 +192,46 @@ impl Removal<'_> {
 
     /// Removes these files, in as few batches as the limit of open files allows. `look_again` gathers and judges
     /// everything again while the files that it is given are set aside.
-    pub fn remove(
+    pub fn remove<'e>(
         &self,
-        files: &[&Judged<'_>],
+        files: &[&Judged<'e>],
         mut look_again: impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-    ) -> BTreeMap<OsString, Done> {
+        outcomes: &mut Outcomes<'e>,
+    ) {
         // A link leads nowhere while the file that it leads to is set aside.
         let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
-        let mut outcomes = BTreeMap::new();
         for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
-            self.remove_batch(batch, &mut look_again, &mut outcomes);
+            self.remove_batch(batch, &mut look_again, outcomes);
         }
-        outcomes
     }
 
-    fn remove_batch(
+    fn remove_batch<'e>(
         &self,
-        batch: &[&Judged<'_>],
+        batch: &[&Judged<'e>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        outcomes: &mut Outcomes<'e>,
     ) {
         if let Some(done) = self.interrupted() {
-            outcomes.extend(batch.iter().map(|it| (it.name.to_owned(), done.clone())));
+            outcomes.extend(batch.iter().map(|it| (it.name, done.clone())));
             return;
         }
         self.progress.enter(Phase::Locks);
         let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
         let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
-        let mut aside: Vec<&Judged<'_>> = Vec::new();
+        let mut aside: Vec<&Judged<'e>> = Vec::new();
         for judged in batch {
             let done = self
                 .interrupted()
                 .or_else(|| self.why_not_locked(judged.name, &held))
                 .or_else(|| self.set_aside(judged));
             match done {
-                Some(done) => drop(outcomes.insert(judged.name.to_owned(), done)),
+                Some(done) => drop(outcomes.insert(judged.name, done)),
                 None => aside.push(judged),
             }
         }
         if !aside.is_empty() {
             self.wait_for_openers();
-            let identities = aside.iter().filter_map(|it| it.file.stat.as_ref().ok()).map(|it| it.identity);
+            let identities = aside.iter().filter_map(|it| it.file.stat).map(|it| it.identity);
             let users = processes::users_of(&identities.collect());
             self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
@@ -249,7 +247,7 @@ impl Removal<'_> {
         }
         for judged in aside {
             let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
-            outcomes.insert(judged.name.to_owned(), done);
+            outcomes.insert(judged.name, done);
         }
         if !is_network(&self.layout.locks_dir()) {
             self.remove_lock_files(batch, &held, outcomes);
@@ -257,7 +255,7 @@ impl Removal<'_> {
     }
 
     /// nova's lock files of the originals and copies that are gone. It keeps those of the other kinds itself.
-    fn remove_lock_files(&self, batch: &[&Judged<'_>], held: &Batch, outcomes: &BTreeMap<OsString, Done>) {
+    fn remove_lock_files(&self, batch: &[&Judged<'_>], held: &Batch, outcomes: &Outcomes<'_>) {
         let is_gone = |it: &&&Judged<'_>| {
             matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small)
                 && outcomes.get(it.name).is_some_and(|done| done.outcome == Outcome::Removed)
@@ -270,16 +268,16 @@ impl Removal<'_> {
     }
 
     /// Puts those files back for which `why` has an outcome.
-    fn put_back_where(
+    fn put_back_where<'e>(
         &self,
-        aside: &mut Vec<&Judged<'_>>,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        aside: &mut Vec<&Judged<'e>>,
+        outcomes: &mut Outcomes<'e>,
         why: impl Fn(&Judged<'_>) -> Option<Done>,
     ) {
         aside.retain(|judged| match why(judged) {
             None => true,
             Some(done) => {
-                outcomes.insert(judged.name.to_owned(), self.put_back_because(judged.name, done));
+                outcomes.insert(judged.name, self.put_back_because(judged.name, done));
                 false
             }
         });
@@ -349,7 +347,7 @@ impl Removal<'_> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Some(changed(&path)),
             Err(error) => return Some(failed(&path, error)),
         };
-        if !judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(&opened.stat)) {
+        if !judged.file.stat.is_some_and(|it| it.is_unchanged(&opened.stat)) {
             return Some(changed(&path));
         }
         let user = users.get(&opened.stat.identity);
@@ -374,10 +372,10 @@ impl Removal<'_> {
         }
     }
 
-    /// The outcome of an `.info` file whose file stays.
-    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &BTreeMap<OsString, Done>) -> Option<Done> {
+    /// The outcome of an `.info` file whose file was to go and stays.
+    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &Outcomes<'_>) -> Option<Done> {
         let CacheName::Info { of } = CacheName::parse(judged.name) else { return None };
-        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome != Outcome::Removed)?;
+        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome >= Outcome::Locked)?;
         Some(self.put_back_because(judged.name, owner.clone()))
     }
 
@@ -520,7 +518,7 @@ fn not_removable_any_more(judged: &Judged<'_>, again: &SecondLook) -> Option<Don
 fn is_as_judged(judged: &Judged<'_>, stat: &Stat) -> bool {
     match &judged.file.link {
         Some(link) => link.is_unchanged(stat),
-        None => judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat)),
+        None => judged.file.stat.is_some_and(|it| it.is_unchanged(stat)),
     }
 }
 

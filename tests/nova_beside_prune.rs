@@ -15,7 +15,7 @@ use crate::common::nova::{Nova, set_mtime, upload};
 use crate::common::prune::{
     InUse, broken_disks, finish, is_full, names, other_instances, prune_command, with_outcome,
 };
-use crate::common::{DAY, Run, World, list, tool};
+use crate::common::{DAY, Run, World, list, text, tool};
 
 /// Novas, each with one operation a round.
 const NOVAS: usize = 7;
@@ -91,7 +91,7 @@ impl Hosts {
         names(&cache_dir).into_iter().map(|name| (name.clone(), made(&name))).collect()
     }
 
-    /// Makes all base files two days old, and sees to it that both hosts know.
+    /// Makes all base files two days old.
     fn all_is_old(&self) {
         let cache_dir = self.truth(&self.it.world.path("_base"));
         names(&cache_dir).iter().for_each(|name| set_mtime(&cache_dir.join(name), 2 * DAY));
@@ -168,14 +168,67 @@ fn report_is_true<T: PartialEq>(
     Ok(())
 }
 
+/// What happened in all rounds.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Prunes by exit code, and their files by outcome.
+    outcomes: BTreeMap<String, usize>,
+    /// Of each kind of operation: how many there were, in a prune, and failed.
+    operations: BTreeMap<&'static str, [usize; 3]>,
+}
+
+impl Seen {
+    /// Does the novas' operations, each after its delay, while prunes run. Returns what the prunes said.
+    fn round(
+        &mut self,
+        hosts: &Hosts,
+        prunes: &[bool],
+        actors: &mut [Actor],
+        delays: &[Duration],
+    ) -> Vec<Run> {
+        let (acted, pruned) = std::thread::scope(|scope| {
+            let pruning = prunes.iter().map(|is_on_other| {
+                let mut prune = hosts.prune(*is_on_other);
+                scope.spawn(move || (finish(&mut prune), Instant::now()))
+            });
+            let pruning: Vec<_> = pruning.collect();
+            let acting = actors.iter_mut().zip(delays).map(|(actor, delay)| {
+                scope.spawn(move || {
+                    std::thread::sleep(*delay);
+                    (actor.operation, Instant::now(), actor.nova.does(&actor.order))
+                })
+            });
+            let acting: Vec<_> = acting.collect();
+            let acted: Vec<_> = acting.into_iter().map(|it| it.join().unwrap()).collect();
+            (acted, pruning.into_iter().map(|it| it.join().unwrap()).collect::<Vec<_>>())
+        });
+        for (operation, began, result) in acted {
+            let is_in_a_prune = pruned.iter().any(|(_, end)| began < *end);
+            let counts = [true, is_in_a_prune, result.is_err()].map(usize::from);
+            let sums = self.operations.entry(operation).or_default();
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            if let Err(error) = result {
+                println!("{operation} failed: {error}");
+            }
+        }
+        for (run, _) in &pruned {
+            assert!(run.code <= 1, "{run:#?}");
+            *self.outcomes.entry(format!("exit {}", run.code)).or_default() += 1;
+            for file in list(&run.json()["files"]) {
+                *self.outcomes.entry(text(&file["outcome"])).or_default() += 1;
+            }
+        }
+        pruned.into_iter().map(|(run, _)| run).collect()
+    }
+}
+
 /// Prunes on the first host, or on both as this says, while novas work.
 pub fn share(hosts: &Hosts, rounds: usize, prunes: &[bool]) {
     let world = &hosts.it.world;
     let instances = hosts.truth(&world.instances_path());
     let mut actors: Vec<_> = (0..NOVAS).map(|_| Actor::new(hosts)).collect();
     let mut numbers = Numbers(1);
-    let mut operations = BTreeMap::<_, [usize; 3]>::new();
-    let mut outcomes = BTreeMap::<_, usize>::new();
+    let mut seen = Seen::default();
     let start = Instant::now();
     for round in 0..rounds {
         actors.iter_mut().enumerate().for_each(|(number, actor)| actor.prepare(world, number, round));
@@ -184,55 +237,23 @@ pub fn share(hosts: &Hosts, rounds: usize, prunes: &[bool]) {
             // In every second round this host has seen all that the other has done.
             std::thread::sleep(hosts.caches());
         }
-        let before = hosts.files();
         // Most of them early, while prune judges and sets aside.
         let longest = if hosts.other.is_some() { 3000 } else { 300 };
-        let mut delay =
-            || Duration::from_millis((numbers.below(longest) * numbers.below(1000) / 1000) as u64);
-        let delays: Vec<_> = actors.iter().map(|_| delay()).collect();
-        let runs: Vec<Run> = std::thread::scope(|scope| {
-            let pruning = prunes.iter().map(|is_on_other| {
-                let mut prune = hosts.prune(*is_on_other);
-                scope.spawn(move || (finish(&mut prune), Instant::now()))
-            });
-            let pruning: Vec<_> = pruning.collect();
-            let acting = actors.iter_mut().zip(delays).map(|(actor, delay)| {
-                scope.spawn(move || {
-                    std::thread::sleep(delay);
-                    (actor.operation, Instant::now(), actor.nova.does(&actor.order))
-                })
-            });
-            let acted: Vec<_> = acting.collect::<Vec<_>>().into_iter().map(|it| it.join().unwrap()).collect();
-            let pruned: Vec<_> = pruning.into_iter().map(|it| it.join().unwrap()).collect();
-            for (operation, began, result) in acted {
-                let is_in_a_prune = pruned.iter().any(|(_, end)| began < *end);
-                let counts = [true, is_in_a_prune, result.is_err()].map(usize::from);
-                let sums = operations.entry(operation).or_default();
-                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
-                if let Err(error) = result {
-                    println!("round {round}: {operation} failed: {error}");
-                }
-            }
-            pruned.into_iter().map(|(run, _)| run).collect()
-        });
+        let delays = [(); NOVAS].map(|()| numbers.below(longest) * numbers.below(1000) / 1000);
+        let delays = delays.map(|it| Duration::from_millis(it as u64));
+        let before = hosts.files();
+        let runs = seen.round(hosts, prunes, &mut actors, &delays);
         let after = hosts.files();
         let aside = after.keys().filter(|it| it.starts_with(SET_ASIDE)).count();
-        *outcomes.entry("set aside after a round").or_default() += aside;
-        for run in &runs {
-            assert!(run.code <= 1, "{run:#?}");
-            for outcome in ["removed", "kept", "changed", "open", "locked", "failed", "not_reached"] {
-                *outcomes.entry(outcome).or_default() += with_outcome(run, outcome).len();
-            }
-            *outcomes.entry(if run.code == 0 { "exit 0" } else { "exit 1" }).or_default() += 1;
-        }
+        *seen.outcomes.entry("set aside after a round".to_owned()).or_default() += aside;
         let said = || runs.iter().map(said).collect::<String>();
         let lost = broken_disks(&instances, |base| hosts.truth(base).exists());
         assert!(lost.is_empty(), "round {round}: disks whose base file is gone: {lost:#?}\n{}", said());
         report_is_true(&before, &after, &runs)
             .unwrap_or_else(|error| panic!("round {round}: {error}\n{}", said()));
     }
-    println!("{rounds} rounds in {:.0?}, prunes and their files: {outcomes:?}", start.elapsed());
-    println!("operations of nova, in a prune, failed: {operations:?}");
+    println!("{rounds} rounds in {:.0?}, prunes and their files: {:?}", start.elapsed(), seen.outcomes);
+    println!("operations of nova, in a prune, failed: {:?}", seen.operations);
     drop(actors);
     // Nothing but what is in use is left over, in the end.
     for name in names(&instances) {
@@ -247,8 +268,8 @@ pub fn share(hosts: &Hosts, rounds: usize, prunes: &[bool]) {
         std::thread::sleep(hosts.caches());
     }
     assert!(hosts.files().keys().eq([&hosts.it.used]));
-    let in_a_prune: usize = operations.values().map(|it| it[1]).sum();
-    assert!(outcomes["removed"] > 0 && in_a_prune > rounds, "too little happened");
+    let in_a_prune: usize = seen.operations.values().map(|it| it[1]).sum();
+    assert!(seen.outcomes["removed"] > 0 && in_a_prune > rounds, "too little happened");
 }
 
 #[test]

@@ -238,7 +238,7 @@ pub fn prune_at_every_call(
         let pruned = Mutex::new(None);
         let prune = || {
             // nova may hold the lock, and stands.
-            let ended = run(&scene.prune(&["--lock-wait", "0s"]), Watch::nothing());
+            let ended = run(&scene.prune(&["--lock-wait", "0s"]), Watch::recording());
             *pruned.lock().unwrap() = Some(ended);
         };
         let (_, did) = watched(Watch::acting(call.place, Action::stop(prune)));

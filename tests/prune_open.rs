@@ -1,5 +1,5 @@
-//! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd and qemu-io,
-//! whose locks show in the evidence, and others, which `/proc` shows while the file is set aside.
+//! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd, whose locks
+//! show in the evidence, and others, which `/proc` shows while the file is set aside.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,14 +82,6 @@ fn the_bases_stay_while_qemu_has_an_overlay_open_that_lies_elsewhere() {
             let qemu = qemu_nbd(&it.world, access, &disk, &it.world.base(&base));
             is_in_use_until_it_ends(&it, &base, qemu);
         }
-        let it = InUse::new();
-        let base = base_in(&it.world, format);
-        let disk = disk_elsewhere(&it.world, &base, format);
-        // It waits for commands on its standard input, which is a pipe that nobody writes to.
-        let mut command = Command::new(tool("qemu-io", "qemu-utils"));
-        let qemu = Running::start(command.args(["-f", "qcow2"]).arg(disk));
-        wait_until("qemu-io opens the chain", || is_locked(&it.world.base(&base)));
-        is_in_use_until_it_ends(&it, &base, qemu);
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::catalog::Catalog;
 use crate::cli::{Global, Judging, Listing};
-use crate::evidence::{Evidence, Gathering};
+use crate::evidence::{Evidence, Workers, gather};
 use crate::exit::Exit;
 use crate::filesystem::Space;
 use crate::guard::{self, Asked, Case};
@@ -101,10 +101,10 @@ impl<'a> Pass<'a> {
     ///
     /// Files of these names are set aside by this run.
     pub fn gather(&self, set_aside: &BTreeSet<OsString>) -> Result<ManuallyDrop<Evidence>> {
-        let gathering = Gathering { layout: &self.layout, set_aside, progress: &self.progress };
+        let workers = Workers::new(&self.layout, &self.progress);
         let evidence = thread::scope(|scope| {
             let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
-            gathering.gather(|| {
+            gather(&self.layout, set_aside, &workers, || {
                 match parser {
                     Ok(parser) => {
                         parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

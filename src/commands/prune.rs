@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
-use crate::evidence::{Evidence, Identity, Target};
+use crate::evidence::{Evidence, Identity};
 use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
@@ -145,12 +145,7 @@ impl Command<'_> {
             }
             let mut incomplete = None;
             let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
-            let outcomes = self.pass.shown(|| removal.remove(&batch, look_again));
-            for (name, done) in
-                batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
-            {
-                work.outcomes.insert(name, done.clone());
-            }
+            self.pass.shown(|| removal.remove(&batch, look_again, &mut work.outcomes));
             if let Some(warning) = incomplete {
                 found.warnings.push(warning);
                 work.second_look_is_incomplete = true;
@@ -205,8 +200,7 @@ impl Command<'_> {
         if let Some(name) = leads_nowhere(first, &found) {
             return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
         }
-        let identity =
-            |it: &Judged<'_>| it.file.link.as_ref().or(it.file.stat.as_ref().ok()).map(|it| it.identity);
+        let identity = |it: &Judged<'_>| it.file.link.or(it.file.stat).map(|it| it.identity);
         let mut kept = BTreeMap::new();
         for name in set_aside {
             let why = match found.judgement.file(name) {
@@ -273,13 +267,13 @@ fn leads_nowhere<'e>(first: &Found<'e>, again: &Found<'e>) -> Option<&'e Path> {
         .files
         .iter()
         .filter(|it| it.verdict == Verdict::Removable)
-        .filter_map(|it| Some(it.file.stat.as_ref().ok()?.identity))
+        .filter_map(|it| Some(it.file.stat?.identity))
         .collect();
     let led_to = |name: &Path| match first.evidence.references.get(name) {
-        Some(target) => target.identity(),
-        None => first.evidence.plain_cache_file(name)?.stat.as_ref().ok().map(|it| it.identity),
+        Some(disk) => disk.identity,
+        None => first.evidence.plain_cache_file(name)?.stat.map(|it| it.identity),
     };
-    let missing = again.evidence.references.iter().filter(|(_, it)| matches!(it, Target::Missing { .. }));
+    let missing = again.evidence.references.iter().filter(|(_, it)| it.is_missing);
     let mut names = missing.map(|(name, _)| name.as_path());
     if let Some(name) = names.find(|it| led_to(it).is_some_and(|it| !removable.contains(&it))) {
         return Some(name);

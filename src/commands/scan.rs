@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::catalog::Catalog;
 use crate::cli::{Global, Listing};
-use crate::evidence::{Gathering, read_cache};
+use crate::evidence::{Workers, read_cache};
 use crate::exit::Exit;
 use crate::guard;
 use crate::images;
@@ -20,9 +20,8 @@ pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
     let layout = settings::layout(global, &settings::nova_conf(global, None)?)?;
     let images = images::load(&args.images)?;
     let progress = Progress::default();
-    let set_aside = BTreeSet::new();
-    let gathering = Gathering { layout: &layout, set_aside: &set_aside, progress: &progress };
-    let cache = progress.shown(global.quiet, || read_cache(&layout, &set_aside, &gathering.workers()))?;
+    let workers = Workers::new(&layout, &progress);
+    let cache = progress.shown(global.quiet, || read_cache(&layout, &BTreeSet::new(), &workers))?;
     let mut warnings: Vec<Warning> = images.iter().flat_map(|it| it.warnings.clone()).collect();
     if cache.is_none() {
         warnings.push(Warning::NoCacheDirectory { cache_dir: layout.cache_dir().display().to_string() });

@@ -122,7 +122,7 @@ fn totals<K: Copy + Ord + Serialize>(
 
 fn file(it: &Entry<'_>, report: &Report<'_>) -> Value {
     let kind = it.file.kind(it.name);
-    let stat = it.file.stat.as_ref().ok();
+    let stat = it.file.stat;
     let fingerprint = CacheName::parse(it.name).fingerprint().filter(|_| kind != Kind::Other);
     let mut file = named(it.name);
     file["path"] = json!(it.file.path.to_string_lossy());

@@ -135,7 +135,7 @@ impl Report<'_> {
     fn age(&self, it: &Entry<'_>) -> Option<Duration> {
         match it.judged {
             Some(judged) => judged.age,
-            None => it.file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(self.generated_at)),
+            None => it.file.stat.map(|stat| stat.mtime.age_at(self.generated_at)),
         }
     }
 

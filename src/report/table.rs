@@ -341,7 +341,7 @@ impl Columns {
 fn story(report: &Report<'_>, it: &Entry<'_>, width: usize) -> String {
     let word = Word::of(it);
     let (bold, style) = (Style::new().bold(), word.style());
-    let stat = it.file.stat.as_ref().ok();
+    let stat = it.file.stat;
     let image = report.catalog.image(it.name).map(|image| {
         let name = image.name.as_ref().map(|it| format!(" ({})", one_line(it))).unwrap_or_default();
         format!("{}{name}", one_line(&image.id))
@@ -400,7 +400,7 @@ fn rank(it: &Entry<'_>) -> u8 {
 }
 
 fn size(file: &CacheFile) -> String {
-    file.stat.as_ref().map_or("?".into(), |stat| size_text(stat.disk_bytes))
+    file.stat.map_or("?".into(), |stat| size_text(stat.disk_bytes))
 }
 
 fn total_text(total: Total) -> String {

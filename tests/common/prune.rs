@@ -324,8 +324,8 @@ pub fn untouched<S: AsRef<str>>(world: &World, in_use: &[S]) -> Snapshot {
         if is_directory || in_use.iter().any(|name| *path == world.base(name.as_ref())) {
             entry.mtime = (0, 0);
         }
+        // A prune may make the directory of locks.
         if is_directory {
-            // That of the locks directory is one of them, and a prune may make that.
             entry.links = 0;
         }
         if *path == locks {
