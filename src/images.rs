@@ -145,15 +145,16 @@ mod tests {
                 vec![image("a", Some("n"), Some("active"))],
             ),
             (
-                r#"[{"ID": "a", "Name": "", "Disk Format": "qcow2", "Size": 1, "Status": "queued", "Tags": []}, {"ID": "b"}]"#,
+                r#"[{"ID": "a", "Name": "", "Size": 1, "Status": "queued", "Tags": []}, {"ID": "b"}]"#,
                 vec![image("a", None, Some("queued")), image("b", None, None)],
             ),
             (
-                "\u{feff}{\"images\": [{\"id\": \"a\", \"name\": null, \"status\": \"deactivated\", \"tags\": []}], \"first\": \"/\"}",
-                vec![image("a", None, Some("deactivated"))],
+                r#"{"images": [{"id": "a", "name": null, "status": "x", "tags": []}], "first": "/"}"#,
+                vec![image("a", None, Some("x"))],
             ),
         ] {
-            assert_eq!(parse(text.as_bytes()).unwrap().images, expected, "{text}");
+            let with_mark = format!("\u{feff}{text}");
+            assert_eq!(parse(with_mark.as_bytes()).unwrap().images, expected, "{text}");
         }
     }
 
@@ -175,10 +176,7 @@ mod tests {
             (r#"[{"uuid": "a", "image_ref": "b"}]"#, "is a list of servers"),
             (r#"{"id": "a"}"#, "has no list of \"images\": give what GET /v2/images answers"),
             (r#"{"images": [{"id": "a"}, {"id": 3}]}"#, "\"images\": row 2: \"id\": invalid type"),
-            (
-                r#"[{"ID": "a"}, {"Name": "b"}]"#,
-                "row 2: has no \"id\" or \"ID\": list the images with their ids",
-            ),
+            (r#"[{"ID": "a"}, {"Name": "b"}]"#, "row 2: has no \"id\" or \"ID\": list the images with their"),
             (r#"[{"ID": ""}]"#, "row 1: has no \"id\""),
         ] {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());
@@ -198,15 +196,11 @@ mod tests {
             (vec![first, client], 2, Some("first")),
         ] {
             let images = merge(lists);
-            let sources: Vec<_> = images
-                .warnings
-                .iter()
-                .map(|it| match it {
-                    Warning::ImagesIncomplete { source, .. } => &**source,
-                    _ => "",
-                })
-                .collect();
-            assert_eq!(sources, unfinished.into_iter().collect::<Vec<_>>());
+            let source = images.warnings.iter().find_map(|it| match it {
+                Warning::ImagesIncomplete { source, .. } => Some(&**source),
+                _ => None,
+            });
+            assert_eq!(source, unfinished);
             assert_eq!((images.by_fingerprint.len(), images.is_complete), (count, unfinished.is_none()));
         }
     }

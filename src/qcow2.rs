@@ -223,6 +223,11 @@ mod tests {
     #[test]
     fn what_a_header_names_or_why_it_cannot_be_told() {
         let plain = v3(b"/b/base");
+        let set = |offset, bytes: &[u8]| with(plain.clone(), offset, bytes);
+        let u32 = |offset, number: u32| set(offset, &number.to_be_bytes());
+        let u64 = |offset, number: u64| set(offset, &number.to_be_bytes());
+        let in_header = with(set(8, &[0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 4]), 96, b"base");
+        let vmdk = b"# Disk DescriptorFile\n\r\nversion=1\n";
         for (what, head, expected) in [
             ("an empty file", vec![], Ok(Header::default())),
             ("a raw disk", vec![0; FIRST_READ], Ok(Header::default())),
@@ -232,52 +237,28 @@ mod tests {
             ("a name", plain.clone(), named(b"/b/base")),
             ("no name", v3(b""), Ok(Header::default())),
             ("a file that ends within the name", plain[..115].to_vec(), Err(truncated())),
-            ("version 1", with(plain.clone(), 4, &1_u32.to_be_bytes()), Err(other_format("qcow version 1"))),
-            ("version 4", with(plain.clone(), 4, &4_u32.to_be_bytes()), Err(invalid("unknown version 4"))),
-            ("version 2", with(plain.clone(), 4, &2_u32.to_be_bytes()), named(b"/b/base")),
-            (
-                "clusters of 256 bytes",
-                with(plain.clone(), 20, &8_u32.to_be_bytes()),
-                Err(invalid("invalid cluster size 2^8")),
-            ),
-            (
-                "clusters of 4 MiB",
-                with(plain.clone(), 20, &22_u32.to_be_bytes()),
-                Err(invalid("invalid cluster size 2^22")),
-            ),
-            (
-                "an unknown feature",
-                with(plain.clone(), 72, &(1_u64 << 5 | 1).to_be_bytes()),
-                Err(invalid("unknown incompatible features 0x20")),
-            ),
-            ("all known features", with(plain.clone(), 72, &0b1_1011_u64.to_be_bytes()), named(b"/b/base")),
-            (
-                "a short header",
-                with(plain.clone(), 100, &103_u32.to_be_bytes()),
-                Err(invalid("invalid header length 103")),
-            ),
-            (
-                "a header longer than a cluster",
-                with(plain.clone(), 100, &65_537_u32.to_be_bytes()),
-                Err(invalid("invalid header length 65537")),
-            ),
-            ("a name in the header", with(plain.clone(), 8, &96_u64.to_be_bytes()), Err(bad_name())),
-            (
-                "a name in the header without a zero",
-                with(with(plain.clone(), 8, &[0, 0, 0, 0, 0, 0, 0, 96, 0, 0, 0, 4]), 96, b"base"),
-                Err(bad_name()),
-            ),
+            ("version 1", u32(4, 1), Err(other_format("qcow version 1"))),
+            ("version 4", u32(4, 4), Err(invalid("unknown version 4"))),
+            ("version 2", u32(4, 2), named(b"/b/base")),
+            ("clusters of 256 bytes", u32(20, 8), Err(invalid("invalid cluster size 2^8"))),
+            ("clusters of 4 MiB", u32(20, 22), Err(invalid("invalid cluster size 2^22"))),
+            ("an unknown feature", u64(72, 1 << 5 | 1), Err(invalid("unknown incompatible features 0x20"))),
+            ("all known features", u64(72, 0b1_1011), named(b"/b/base")),
+            ("a short header", u32(100, 103), Err(invalid("invalid header length 103"))),
+            ("a header longer than a cluster", u32(100, 65_537), Err(invalid("invalid header length 65537"))),
+            ("a name in the header", u64(8, 96), Err(bad_name())),
+            ("a name in the header without a zero", in_header, Err(bad_name())),
             ("a name to the end of the file", plain[..119].to_vec(), named(b"/b/base")),
-            ("a name beyond the cluster", with(plain.clone(), 8, &65_530_u64.to_be_bytes()), Err(bad_name())),
-            ("a name at the end of all", with(plain.clone(), 8, &u64::MAX.to_be_bytes()), Err(bad_name())),
-            ("a name of 1024 bytes", with(plain.clone(), 16, &1024_u32.to_be_bytes()), Err(bad_name())),
-            ("a name with a zero", with(plain.clone(), 114, &[0]), Err(bad_name())),
-            ("a size without a place", with(plain.clone(), 8, &0_u64.to_be_bytes()), Err(bad_name())),
-            ("a place without a size", with(plain, 16, &[0; 4]), Ok(Header::default())),
+            ("a name beyond the cluster", u64(8, 65_530), Err(bad_name())),
+            ("a name at the end of all", u64(8, u64::MAX), Err(bad_name())),
+            ("a name of 1024 bytes", u32(16, 1024), Err(bad_name())),
+            ("a name with a zero", set(114, &[0]), Err(bad_name())),
+            ("a size without a place", u64(8, 0), Err(bad_name())),
+            ("a place without a size", u32(16, 0), Ok(Header::default())),
             ("QED", b"QED\0....".to_vec(), Err(other_format("QED"))),
             ("VMDK", b"KDMV....".to_vec(), Err(other_format("VMDK"))),
             ("VMDK of ESX", b"COWD....".to_vec(), Err(other_format("VMDK"))),
-            ("VMDK as text", b"# Disk DescriptorFile\n\r\nversion=1\n".to_vec(), Err(other_format("VMDK"))),
+            ("VMDK as text", vmdk.to_vec(), Err(other_format("VMDK"))),
             ("other text", b"# a note\nconversion=1\n".to_vec(), Ok(Header::default())),
             ("VHDX", b"vhdxfile".to_vec(), Err(other_format("VHDX"))),
         ] {
@@ -309,8 +290,8 @@ mod tests {
             extensions.resize(extensions.len().next_multiple_of(8), 0);
         }
         let head = with(v3(b""), 104, &extensions);
-        let plain = read(&head, FIRST_READ as u64);
-        assert_eq!(plain, Ok(Header::default()), "without its feature bit the extension means nothing");
+        let without_the_feature = read(&head, FIRST_READ as u64);
+        assert_eq!(without_the_feature, Ok(Header::default()));
         let head = with(head, 72, &INCOMPATIBLE_DATA_FILE.to_be_bytes());
         let expected = Header { backing_file: None, data_file: Some(b"disk.raw".to_vec()) };
         assert_eq!(read(&head, FIRST_READ as u64), Ok(expected));

@@ -10,7 +10,8 @@ use std::process::Command;
 use assert_cmd::cargo::cargo_bin;
 use serde_json::{Value, json};
 
-use crate::common::{DAY, HOUR, Run, Snapshot, World, text};
+use crate::common::prune::finish;
+use crate::common::{DAY, HOUR, Run, Snapshot, World, python, repository, text};
 
 /// Hosts in a state each, and the machine that Ansible runs on.
 struct Fleet {
@@ -33,42 +34,33 @@ fn uuid(n: u32) -> String {
 
 impl Fleet {
     fn new() -> Self {
-        let fleet = Self {
-            control: World::bare(),
-            a: World::new(),
-            shared: World::new(),
-            e: World::new(),
-            f: World::new(),
-        };
-        fleet.a.compute_nodes(&["host-a"]);
-        fleet.shared.compute_nodes(&["host-b", "host-c"]);
-        fleet.e.compute_nodes(&["host-e"]);
-        fleet.f.compute_nodes(&["host-f"]);
+        let [a, shared, e, f] =
+            [&["host-a"][..], &["host-b", "host-c"], &["host-e"], &["host-f"]].map(|hosts| {
+                let world = World::new();
+                world.compute_nodes(hosts);
+                world
+            });
         let mut instances = Vec::new();
-        for (world, directory, host) in [
-            (&fleet.a, 1, "host-a"),
-            (&fleet.shared, 2, "host-b"),
-            (&fleet.shared, 3, "host-c"),
-            (&fleet.e, 5, "host-e"),
-        ] {
+        for (world, directory, host) in
+            [(&a, 1, "host-a"), (&shared, 2, "host-b"), (&shared, 3, "host-c"), (&e, 5, "host-e")]
+        {
             let used = world.original("image-used", 2 * DAY);
             world.original(UNUSED, 2 * DAY);
             world.instance_disk(&uuid(directory), &used);
             instances.push(json!({"uuid": uuid(directory), "host": host, "image_ref": "image-used"}));
         }
-        fleet.a.original("image-young", HOUR);
-        fs_err::write(fleet.e.path(uuid(5)).join("disk.eph0"), b"QFI\xfb\0\0\0\x03").unwrap();
-        let kept = fleet.f.original("image-of-no-instance", 2 * DAY);
-        fleet.f.instance_disk(&format!("{}_del", uuid(6)), &kept);
-        fleet.f.instance_disk(&uuid(7), &kept);
+        a.original("image-young", HOUR);
+        fs_err::write(e.path(uuid(5)).join("disk.eph0"), b"QFI\xfb\0\0\0\x03").unwrap();
+        let kept = f.original("image-of-no-instance", 2 * DAY);
+        f.instance_disk(&format!("{}_del", uuid(6)), &kept);
+        f.instance_disk(&uuid(7), &kept);
         instances.push(json!({"uuid": uuid(7), "host": "host-f", "image_ref": "image-to-fetch"}));
 
-        fleet.control.file("servers", Value::from(instances).to_string());
-        let image = |id: &str| json!({"ID": id, "Name": id, "Status": "active"});
-        fleet.control.file(
-            "images",
-            json!([image("image-used"), image(UNUSED), image("image-of-no-instance")]).to_string(),
-        );
+        let fleet = Self { control: World::bare(), a, shared, e, f };
+        fleet.control.file("servers", json!(instances).to_string());
+        let images = ["image-used", UNUSED, "image-of-no-instance"];
+        let images = images.map(|id| json!({"ID": id, "Name": id, "Status": "active"}));
+        fleet.control.file("images", json!(images).to_string());
         // The API, which keeps count, and an ssh that reaches no host.
         fleet.script("api", "echo asked >> \"$0.log\"; cat \"${0%/*}/$1\"");
         fleet.script("ssh", "echo 'no route' >&2; exit 255");
@@ -124,17 +116,11 @@ impl Fleet {
 
     fn play(&self, playbook: &str, args: &[&str]) -> Run {
         let home = self.control.outside();
-        let output = Command::new(python())
-            .args(["-m", "ansible", "playbook", "-i"])
-            .arg(home.join("hosts.json"))
-            .args(args)
-            .arg(format!("{}/packaging/ansible/{playbook}", env!("CARGO_MANIFEST_DIR")))
-            .current_dir(home)
-            .envs([("LC_ALL", "C.UTF-8"), ("ANSIBLE_PIPELINING", "1"), ("ANSIBLE_FORKS", "7")])
-            .env("HOME", home)
-            .output()
-            .unwrap();
-        let run = Run::from(output);
+        let mut ansible = Command::new(python());
+        ansible.args(["-m", "ansible", "playbook", "-i", "hosts.json"]).args(args);
+        ansible.arg(repository("packaging/ansible").join(playbook)).current_dir(home);
+        ansible.envs([("LC_ALL", "C.UTF-8"), ("ANSIBLE_PIPELINING", "1"), ("ANSIBLE_FORKS", "7")]);
+        let run = finish(ansible.env("HOME", home));
         assert!(
             !run.stderr.contains("No module named ansible"),
             "install ansible-core with pip (see tests/run)"
@@ -147,46 +133,32 @@ impl Fleet {
     }
 }
 
-fn python() -> String {
-    std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into())
-}
-
-/// `changed=1 failed=0` and so on of a host, from the last lines.
+/// How many tasks have changed something on a host, and how many have failed, from the last lines.
 #[track_caller]
 fn recap(run: &Run, host: &str) -> String {
     let line = run.stdout.lines().rfind(|line| line.starts_with(&format!("{host} ")));
     let line = line.unwrap_or_else(|| panic!("no recap of {host}: {run:#?}"));
-    let wanted = |word: &&str| word.starts_with("changed=") || word.starts_with("failed=");
-    line.split_whitespace().filter(wanted).collect::<Vec<_>>().join(" ")
+    let count = |word: &str| line.split_whitespace().find_map(|it| it.strip_prefix(word)).unwrap();
+    format!("{} {}", count("changed="), count("failed="))
 }
 
+/// The same of host-a to host-g.
 #[track_caller]
-fn assert_recaps(run: &Run, wanted: [(&str, &str); 7]) {
-    let found = wanted.map(|(host, _)| (host, recap(run, host)));
-    assert_eq!(found.each_ref().map(|(host, it)| (*host, it.as_str())), wanted, "{run:#?}");
+fn recaps(run: &Run) -> [String; 7] {
+    ["a", "b", "c", "d", "e", "f", "g"].map(|it| recap(run, &format!("host-{it}")))
 }
 
 #[test]
 fn a_fleet_is_audited_and_then_pruned_by_its_plans_until_a_host_fails() {
     let fleet = Fleet::new();
+    fleet.play("install.yml", &["--syntax-check"]).exits(0);
     let before = fleet.snapshots();
 
     let audit = fleet.play("audit.yml", &[]).exits(2);
     for (before, after) in before.iter().zip(fleet.snapshots()) {
         before.assert_same(&after);
     }
-    assert_recaps(
-        &audit,
-        [
-            ("host-a", "changed=0 failed=0"),
-            ("host-b", "changed=0 failed=0"),
-            ("host-c", "changed=0 failed=0"),
-            ("host-d", "changed=0 failed=1"),
-            ("host-e", "changed=0 failed=0"),
-            ("host-f", "changed=0 failed=0"),
-            ("host-g", "changed=0 failed=1"),
-        ],
-    );
+    assert_eq!(recaps(&audit), ["0 0", "0 0", "0 0", "0 1", "0 0", "0 0", "0 1"], "{audit:#?}");
     let asked = fs_err::read_to_string(fleet.control.outside().join("api.log")).unwrap();
     assert_eq!(asked, "asked\nasked\n", "once for the servers, once for the images");
 
@@ -217,22 +189,11 @@ fn a_fleet_is_audited_and_then_pruned_by_its_plans_until_a_host_fails() {
     assert!(!fleet.results().join("plans/host-d.json").exists(), "a host that refuses has no plan");
 
     let check = fleet.play("prune.yml", &["--check", "--limit", "localhost,host-a"]).exits(0);
-    assert_eq!(recap(&check, "host-a"), "changed=1 failed=0");
+    assert_eq!(recap(&check, "host-a"), "1 0");
     before[0].assert_same(&fleet.a.snapshot());
 
     let prune = fleet.play("prune.yml", &[]).exits(2);
-    assert_recaps(
-        &prune,
-        [
-            ("host-a", "changed=1 failed=0"),
-            ("host-b", "changed=1 failed=0"),
-            ("host-c", "changed=0 failed=0"),
-            ("host-d", "changed=0 failed=0"),
-            ("host-e", "changed=0 failed=1"),
-            ("host-f", "changed=0 failed=0"),
-            ("host-g", "changed=0 failed=0"),
-        ],
-    );
+    assert_eq!(recaps(&prune), ["1 0", "1 0", "0 0", "0 0", "0 1", "0 0", "0 0"], "{prune:#?}");
     let report = fleet.result("prune.json");
     assert_eq!(report["total"]["removed"]["files"], 2);
     let states: Vec<_> =
@@ -244,10 +205,4 @@ fn a_fleet_is_audited_and_then_pruned_by_its_plans_until_a_host_fails() {
     }
     assert!(fleet.e.base(&unused).exists());
     before[3].assert_same(&fleet.f.snapshot());
-}
-
-#[test]
-fn the_playbook_that_installs_can_be_read() {
-    let fleet = Fleet::new();
-    fleet.play("install.yml", &["--syntax-check"]).exits(0);
 }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::common::{DAY, HOST, Run, World, list, overlay, text};
+use crate::common::{DAY, HOST, Run, World, list, overlay, repository};
 use serde_json::{Value, json};
 
 /// The clients whose lists are there. From 6.1 (February 2023) on they print the hypervisor's full name as `Host`.
@@ -38,7 +38,7 @@ const ON_THIS_HOST: [(u32, &str); 9] = [
 const COUNTED: usize = ON_THIS_HOST.len() + 1;
 
 fn captured(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "clients", name].iter().collect()
+    repository("tests/clients").join(name)
 }
 
 fn uuid(number: u32) -> String {
@@ -73,12 +73,9 @@ fn all_count(run: Run, what: &str) -> Run {
     let inventory = &run.json()["inventory"];
     assert_eq!((&inventory["instances"], &inventory["counted"]), (&json!(13), &json!(COUNTED)), "{what}");
     for (number, image) in ON_THIS_HOST.iter().filter(|(_, image)| !image.is_empty()) {
-        let used = run.reason(&file(image), "image_in_use");
-        let users: Vec<_> = list(&used["instances"]).iter().map(text).collect();
-        assert!(
-            users.iter().any(|it| it.contains(&uuid(*number)) || *it == name(*number)),
-            "{what}: {users:?}"
-        );
+        let users = run.reason(&file(image), "image_in_use")["instances"].to_string();
+        let name = format!("instance-{number:08x}");
+        assert!(users.contains(&uuid(*number)) || users.contains(&name), "{what}: {users}");
     }
     for image in [OF_ANOTHER_HOST, OF_NO_INSTANCE, QUEUED] {
         assert_eq!(run.verdict(&file(image)), "removable", "{what}");
@@ -90,31 +87,28 @@ fn file(image: &str) -> String {
     nova_imagecache::cache_name::cache_file_name(image)
 }
 
-fn name(number: u32) -> String {
-    format!("instance-{number:08x}")
-}
-
 #[test]
-fn the_server_list_of_every_client_is_read() {
+fn the_lists_of_every_client_are_read_alone_and_together() {
     let world = host();
     for version in CLIENTS {
-        let args = options("--inventory", &[&format!("servers-{version}.json")]);
-        all_count(world.explain(&args), version);
-        let run = world.dry_run(&args).exits(0);
-        assert_eq!(run.stderr, "", "{version}");
-        let table = world.run("explain", [&["--host".to_owned(), HOST.to_owned()], &args[..]].concat());
-        assert_eq!((table.code, table.stderr.as_str()), (0, ""), "{version}");
-    }
-}
-
-#[test]
-fn the_host_of_newer_clients_is_the_full_name() {
-    for version in CLIENTS {
-        let path = captured(&format!("servers-{version}.json"));
-        let rows: Value = serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap();
+        let [servers, images] = ["servers", "images"].map(|it| format!("{it}-{version}.json"));
+        let rows: Value = serde_json::from_slice(&fs_err::read(captured(&servers)).unwrap()).unwrap();
         let row = list(&rows).iter().find(|it| it["Name"] == "web-1").unwrap();
-        let expected = if version == "5.8.0" { HOST } else { "compute-1.example.test" };
-        assert_eq!(row["Host"], expected, "{version}");
+        let host = if version == "5.8.0" { HOST } else { "compute-1.example.test" };
+        assert_eq!(row["Host"], host, "{version}");
+
+        // Without a list of images the servers tell names too, and nothing is known to be lost.
+        let (servers, images) = (options("--inventory", &[&servers]), options("--images", &[&images]));
+        let run = all_count(world.explain(&servers), version);
+        let used = json!({"id": UBUNTU, "name": "ubuntu-24.04", "status": null});
+        assert_eq!(run.file(&file(UBUNTU))["image"], used, "{version}");
+        assert_eq!(run.file(&file(DELETED))["downloadable"], Value::Null, "{version}");
+        // Only the servers tell the id of an image that was deleted.
+        let run = all_count(world.explain([servers, images].concat()), version);
+        let deleted = run.file(&file(DELETED));
+        assert_eq!(deleted["image"], json!({"id": DELETED, "name": null, "status": null}), "{version}");
+        assert_eq!(deleted["downloadable"], false, "{version}");
+        assert_eq!(run.json()["summary"]["not_downloadable"]["files"], 3, "{version}");
     }
 }
 
@@ -124,8 +118,10 @@ fn a_real_prune_by_a_client_s_list_removes_what_no_server_of_this_host_uses() {
         let world = host();
         overlay(&world.path(uuid(1)).join("disk.swap"), world.base(SWAP));
         overlay(&world.path(uuid(1)).join("disk.eph0"), world.base(EPHEMERAL));
-        let run = world.prune(options("--inventory", &[&format!("servers-{version}.json")])).exits(0);
-        assert_eq!(run.stderr, "", "{version}");
+        let args = options("--inventory", &[&format!("servers-{version}.json")]);
+        for run in [world.dry_run(&args), world.prune(&args)] {
+            assert_eq!(run.exits(0).stderr, "", "{version}");
+        }
         let mut left = [UBUNTU, DEBIAN, DEACTIVATED, DELETED].map(file).to_vec();
         left.extend([SWAP, EPHEMERAL].map(String::from));
         left.sort();
@@ -165,19 +161,14 @@ fn what_a_client_prints_for_people_is_refused() {
     }
 }
 
-/// The lists of images that are whole, by the arguments that name them.
-fn image_lists() -> Vec<Vec<String>> {
-    let mut lists: Vec<_> =
-        CLIENTS.iter().map(|version| options("--images", &[&format!("images-{version}.json")])).collect();
-    lists.push(options("--images", &["images-short.json"]));
-    lists.push(options("--images", &["images-page-1.json", "images-page-2.json", "images-page-3.json"]));
-    lists
-}
-
 #[test]
 fn the_image_list_of_every_client_names_the_files_and_what_is_lost_with_them() {
     let world = host();
-    for args in image_lists() {
+    let mut lists = CLIENTS.map(|version| vec![format!("images-{version}.json")]).to_vec();
+    lists.push(vec!["images-short.json".into()]);
+    lists.push((1..4).map(|page| format!("images-page-{page}.json")).collect());
+    for files in lists {
+        let args = options("--images", &files.iter().map(String::as_str).collect::<Vec<_>>());
         let run = world.run("scan", [&["-f".to_owned(), "json".to_owned()], &args[..]].concat()).exits(0);
         assert_eq!(run.stderr, "", "{args:?}");
         let image = |id: &str, name: Value, status: &str| json!({"id": id, "name": name, "status": status});
@@ -190,51 +181,12 @@ fn the_image_list_of_every_client_names_the_files_and_what_is_lost_with_them() {
             (DELETED, Value::Null, false),
         ] {
             let file = run.file(&file(id));
-            assert_eq!(
-                (&file["image"], &file["downloadable"]),
-                (&expected, &json!(downloadable)),
-                "{id} {args:?}"
-            );
+            let said = (&file["image"], &file["downloadable"]);
+            assert_eq!(said, (&expected, &json!(downloadable)), "{id} {args:?}");
         }
         for name in [SWAP, EPHEMERAL] {
             let file = run.file(name);
-            assert_eq!((&file["image"], &file["downloadable"]), (&Value::Null, &Value::Null), "{args:?}");
+            assert_eq!([&file["image"], &file["downloadable"]], [&Value::Null; 2], "{args:?}");
         }
-    }
-}
-
-#[test]
-fn images_and_servers_of_one_client_go_together() {
-    let world = host();
-    for version in CLIENTS {
-        let servers = options("--inventory", &[&format!("servers-{version}.json")]);
-        let images = options("--images", &[&format!("images-{version}.json")]);
-        let run = all_count(world.explain([servers.clone(), images].concat()), version);
-        // Only the servers tell the id of an image that was deleted.
-        let deleted = run.file(&file(DELETED));
-        assert_eq!(deleted["image"], json!({"id": DELETED, "name": null, "status": null}), "{version}");
-        assert_eq!(deleted["downloadable"], false, "{version}");
-        assert_eq!(run.json()["summary"]["not_downloadable"]["files"], 3, "{version}");
-        // Without a list of images the servers tell names too, and nothing is known to be lost.
-        let run = all_count(world.explain(servers), version);
-        let used = run.file(&file(UBUNTU));
-        assert_eq!(used["image"], json!({"id": UBUNTU, "name": "ubuntu-24.04", "status": null}), "{version}");
-        assert_eq!(run.file(&file(DELETED))["downloadable"], Value::Null, "{version}");
-    }
-}
-
-#[test]
-fn a_list_of_images_that_goes_on_calls_nothing_lost_that_it_does_not_have() {
-    let world = host();
-    let args = options("--images", &["images-page-1.json"]);
-    let run = world.run("scan", [&["-f".to_owned(), "json".to_owned()], &args[..]].concat()).exits(0);
-    assert_ne!(run.stderr, "", "a page that is not the last must be told of");
-    for (id, downloadable) in [
-        (UBUNTU, json!(true)),
-        (DEACTIVATED, json!(false)),
-        (DELETED, Value::Null),
-        (OF_ANOTHER_HOST, Value::Null),
-    ] {
-        assert_eq!(run.file(&file(id))["downloadable"], downloadable, "{id}");
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::{DAY, list, set_age, text, tool};
+use crate::common::{DAY, domain, file_disk, list, repository, set_age, text, tool};
 use clap::CommandFactory as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 /// The directories of a real host that the commands name.
 const PLACES: [&str; 4] = ["/etc/", "/var/lib/", "/var/log/", "/usr/local/bin/"];
 
-const WRAPPER: &str = r#"#!/bin/sh
+const WRAPPER: &str = r#"
 given=" $* ${NOVA_IMAGECACHE_CONFIG_FILE:+ --config-file }"
 case "$1" in
     explain|prune) case "$given" in *" --host "*|*" --config-file "*) ;; *) set -- "$@" --host compute-1 ;; esac ;;
@@ -29,43 +29,33 @@ case "$given" in *" -p "*|*" --config-file "*|" fname "*) ;; *) set -- "$@" -p "
 exec "$PROGRAM" "$@"
 "#;
 
-const SUDO: &str = r#"#!/bin/sh
-[ "$1 $2" = "-u nova" ] || exit 97
-shift 2
-exec "$@"
-"#;
-
-const DOCKER: &str = r#"#!/bin/sh
-case "$1" in
-    cp) [ $# = 3 ] && [ "$3" = "nova_libvirt:/usr/local/bin/" ] || exit 97 ;;
-    exec) [ "$2" = nova_libvirt ] || exit 97; shift 2; exec "$@" ;;
-    *) exit 97 ;;
-esac
-"#;
-
-/// Only looks whether the playbook is there.
-const ANSIBLE_PLAYBOOK: &str = r#"#!/bin/sh
-[ "$1 $2" = "-i hosts" ] || exit 97
-[ -e "$PLAYBOOKS/$3" ] || exit 97
-echo "PLAY [$3]"
-"#;
-
-const SYSTEMCTL: &str = r#"#!/bin/sh
-[ "$*" = "enable --now nova-imagecache.timer" ] || exit 97
-"#;
-
-const JOURNALCTL: &str = r#"#!/bin/sh
-[ "$*" = "-u nova-imagecache" ] || exit 97
-echo journal
-"#;
-
-const OPENSTACK: &str = r#"#!/bin/sh
-case "$*" in
-    "server list --all-projects --long -f json") cat "$SCENE/openstack.json" ;;
-    "image list --long -f json") cat tests/demo/images.json ;;
-    *) exit 97 ;;
-esac
-"#;
+/// What stands in for other programs, each a shell script.
+const STAND_INS: [(&str, &str); 6] = [
+    ("sudo", r#"[ "$1 $2" = "-u nova" ] || exit 97; shift 2; exec "$@""#),
+    (
+        "docker",
+        r#"case "$1 $2" in
+            "exec nova_libvirt") shift 2; exec "$@" ;;
+            cp*) [ $# = 3 ] && [ "$3" = "nova_libvirt:/usr/local/bin/" ] || exit 97 ;;
+            *) exit 97 ;;
+        esac"#,
+    ),
+    // Only looks whether the playbook is there.
+    (
+        "ansible-playbook",
+        r#"[ "$1 $2" = "-i hosts" ] && [ -e "$PLAYBOOKS/$3" ] || exit 97; echo "PLAY [$3]""#,
+    ),
+    ("systemctl", r#"[ "$*" = "enable --now nova-imagecache.timer" ] || exit 97"#),
+    ("journalctl", r#"[ "$*" = "-u nova-imagecache" ] || exit 97; echo journal"#),
+    (
+        "openstack",
+        r#"case "$*" in
+            "server list --all-projects --long -f json") cat "$SCENE/openstack.json" ;;
+            "image list --long -f json") cat tests/demo/images.json ;;
+            *) exit 97 ;;
+        esac"#,
+    ),
+];
 
 /// A host to run commands on.
 struct Scene {
@@ -75,7 +65,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let scene = Self { directory: tempfile::tempdir().unwrap() };
-        let demo = root().join("tests/demo");
+        let demo = repository("tests/demo");
         let instances = scene.path("var/lib/nova/instances");
         copy(&demo.join("instances"), &instances);
         // The file that the examples ask for by its name.
@@ -88,33 +78,25 @@ impl Scene {
         let inventory = fs_err::read_to_string(demo.join("inventory.json")).unwrap();
         scene.write("work/servers.json", &inventory);
         copy(&demo.join("images.json"), &scene.path("work/images.json"));
-        let instances_of_demo: Value = serde_json::from_str(&inventory).unwrap();
-        scene.write(
-            "openstack.json",
-            &json!(list(&instances_of_demo).iter().map(as_listed).collect::<Vec<_>>()).to_string(),
-        );
-        for instance in list(&instances_of_demo).iter().filter(|it| it["host"] == "compute-1") {
+        let rows: Value = serde_json::from_str(&inventory).unwrap();
+        let listed: Value = list(&rows).iter().map(as_listed).collect();
+        scene.write("openstack.json", &listed.to_string());
+        for instance in list(&rows).iter().filter(|it| it["host"] == "compute-1") {
             let file = format!("etc/libvirt/qemu/{}.xml", text(&instance["name"]));
-            scene.write(&file, &domain(instance, &instances));
+            let uuid = text(&instance["uuid"]);
+            let root = format!("<nova:root type='image' uuid='{}'/>", text(&instance["image_ref"]));
+            scene.write(&file, &domain(&uuid, &root, &file_disk(&instances.join(&uuid).join("disk"))));
         }
-        let images: Vec<_> = list(&instances_of_demo).iter().map(|it| text(&it["image_ref"])).collect();
+        let images: Vec<_> = list(&rows).iter().map(|it| text(&it["image_ref"])).collect();
         scene.write("work/images.txt", &(images.join("\n") + "\n"));
         let conf = format!("[DEFAULT]\ninstances_path = {}\nhost = compute-1\n", instances.display());
         scene.write("etc/nova/nova.conf", &conf);
         for directory in ["var/log", "var/lib/prometheus/node-exporter"] {
             fs_err::create_dir_all(scene.path(directory)).unwrap();
         }
-        for (name, script) in [
-            ("nova-imagecache", WRAPPER),
-            ("sudo", SUDO),
-            ("docker", DOCKER),
-            ("ansible-playbook", ANSIBLE_PLAYBOOK),
-            ("systemctl", SYSTEMCTL),
-            ("journalctl", JOURNALCTL),
-            ("openstack", OPENSTACK),
-        ] {
+        for (name, script) in STAND_INS.into_iter().chain([("nova-imagecache", WRAPPER)]) {
             let file = format!("usr/bin/{name}");
-            scene.write(&file, script);
+            scene.write(&file, &format!("#!/bin/sh\n{script}\n"));
             fs_err::set_permissions(scene.path(file), PermissionsExt::from_mode(0o755)).unwrap();
         }
         scene
@@ -157,7 +139,7 @@ impl Scene {
             .env_clear()
             .env("PATH", format!("{}:{path}", self.path("usr/bin").display()))
             .env("SCENE", self.directory.path())
-            .env("PLAYBOOKS", root().join("packaging/ansible"))
+            .env("PLAYBOOKS", repository("packaging/ansible"))
             .env("PROGRAM", assert_cmd::cargo::cargo_bin!("nova-imagecache"))
             .current_dir(self.path("work"))
             .stdin(Stdio::null())
@@ -166,10 +148,6 @@ impl Scene {
         assert!(output.status.success(), "{script}\n{}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
-}
-
-fn root() -> PathBuf {
-    env!("CARGO_MANIFEST_DIR").into()
 }
 
 fn said(output: &Output) -> String {
@@ -192,27 +170,9 @@ fn as_listed(instance: &Value) -> Value {
     })
 }
 
-/// An instance as nova describes it to libvirt.
-fn domain(instance: &Value, instances: &Path) -> String {
-    let uuid = text(&instance["uuid"]);
-    let disk = instances.join(&uuid).join("disk");
-    format!(
-        "<domain type='kvm'><name>{}</name><uuid>{uuid}</uuid><metadata>\
-         <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'>\
-         <nova:flavor name='m1.small'><nova:swap>{}</nova:swap><nova:ephemeral>{}</nova:ephemeral></nova:flavor>\
-         <nova:root type='image' uuid='{}'/></nova:instance></metadata>\
-         <devices><disk type='file' device='disk'><source file='{}'/></disk></devices></domain>",
-        text(&instance["name"]),
-        instance["swap_mb"].as_u64().unwrap_or(0),
-        instance["ephemeral_gb"].as_u64().unwrap_or(0),
-        text(&instance["image_ref"]),
-        disk.display()
-    )
-}
-
 /// The blocks of the README that are fenced as that language.
 fn readme(language: &str) -> Vec<String> {
-    let readme = fs_err::read_to_string(root().join("README.md")).unwrap();
+    let readme = fs_err::read_to_string(repository("README.md")).unwrap();
     let mut blocks = Vec::new();
     let mut parts = readme.split("```");
     while let (Some(_), Some(block)) = (parts.next(), parts.next()) {
@@ -229,6 +189,7 @@ fn every_command_of_the_readme_runs() {
     let scene = Scene::new();
     let blocks = readme("sh");
     assert!(blocks.len() > 15, "{blocks:#?}");
+    assert_eq!(blocks.iter().filter(|it| it.trim() == "tests/run").count(), 1);
     let mut exported = String::new();
     for block in blocks.iter().filter(|it| it.trim() != "tests/run") {
         let stdout = scene.run(&format!("{exported}{block}"));
@@ -246,15 +207,6 @@ fn every_command_of_the_readme_runs() {
         assert!(name.starts_with("nova_imagecache_") && value.parse::<u64>().is_ok(), "{line}");
     }
     assert!(metrics.contains("nova_imagecache_files{verdict=\"in_use\"} "), "{metrics}");
-}
-
-#[test]
-fn the_readmes_second_command_is_there_to_run() {
-    assert_eq!(readme("sh").iter().filter(|it| it.trim() == "tests/run").count(), 1);
-    let script = root().join("tests/run");
-    assert!(fs_err::metadata(&script).unwrap().permissions().mode() & 0o111 == 0o111);
-    let check = Command::new("bash").arg("-n").arg(&script).output().unwrap();
-    assert!(check.status.success(), "{}", said(&check));
 }
 
 #[test]
@@ -283,7 +235,7 @@ fn the_crontab_of_the_readme_is_one_and_its_command_runs() {
 #[test]
 fn every_example_of_the_man_pages_runs() {
     let mut count = 0;
-    for entry in fs_err::read_dir(root().join("man")).unwrap() {
+    for entry in fs_err::read_dir(repository("man")).unwrap() {
         let page = entry.unwrap().path();
         if page.is_dir() {
             continue;

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::common::{DAY, World, overlay, tool};
-use clap::{Command, CommandFactory as _, ValueEnum as _};
+use crate::common::host::Host;
+use crate::common::{repository, tool};
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use nova_imagecache::cache_name::{Kind, cache_file_name};
@@ -14,7 +15,7 @@ use nova_imagecache::cli::Cli;
 use nova_imagecache::outcome::Outcome;
 use nova_imagecache::verdict::{Code, Verdict};
 use nova_imagecache::warning::CODES;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
 /// When the text of the pages was last looked over.
@@ -23,15 +24,12 @@ const MANUAL: &str = "OpenStack administration";
 
 #[test]
 fn man_pages_and_completions_are_those_of_the_command_line() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = &repository("");
     let mut expected = completions();
     expected.extend(man_pages(&root.join("man/sections")));
-    let surplus = ["man", "completions"]
-        .iter()
-        .flat_map(|directory| files_in(&root.join(directory)))
-        .map(|file| file.strip_prefix(root).unwrap().to_owned())
-        .filter(|file| !expected.contains_key(file));
-    assert_eq!(Vec::<PathBuf>::new(), surplus.collect::<Vec<_>>(), "nothing makes these files: remove them");
+    let made = ["man", "completions"].iter().flat_map(|directory| files_in(&root.join(directory)));
+    let surplus: Vec<_> = made.filter(|it| !expected.contains_key(it.strip_prefix(root).unwrap())).collect();
+    assert_eq!(surplus, Vec::<PathBuf>::new(), "nothing makes these files: remove them");
     let stale: Vec<&PathBuf> = expected
         .iter()
         .filter(|(file, text)| fs_err::read_to_string(root.join(file)).ok().as_ref() != Some(text))
@@ -42,12 +40,9 @@ fn man_pages_and_completions_are_those_of_the_command_line() {
             fs_err::write(root.join(file), &expected[file]).unwrap();
             println!("renewed {}", file.display());
         }
-    } else {
-        assert!(
-            stale.is_empty(),
-            "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated"
-        );
+        return;
     }
+    assert!(stale.is_empty(), "stale: {stale:?}; renew with: {RENEW}=1 cargo test --test suite generated");
 }
 
 fn files_in(directory: &Path) -> BTreeSet<PathBuf> {
@@ -57,20 +52,16 @@ fn files_in(directory: &Path) -> BTreeSet<PathBuf> {
 
 fn completions() -> BTreeMap<PathBuf, String> {
     let mut command = Cli::command();
-    let shells =
-        Shell::value_variants().iter().filter(|it| matches!(it, Shell::Bash | Shell::Zsh | Shell::Fish));
-    shells
-        .map(|shell| {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut command, "nova-imagecache", &mut text);
-            let name = clap_complete::Generator::file_name(shell, "nova-imagecache");
-            // clap_complete 4.6.11 calls a program with a hyphen by two names in its script for bash, which then
-            // completes nothing behind a subcommand.
-            let text =
-                String::from_utf8(text).unwrap().replace("nova__subcmd__imagecache", "nova__imagecache");
-            (Path::new("completions").join(name), text)
-        })
-        .collect()
+    let completion = |shell: Shell| {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command, "nova-imagecache", &mut text);
+        let name = clap_complete::Generator::file_name(&shell, "nova-imagecache");
+        // clap_complete 4.6.11 calls a program with a hyphen by two names in its script for bash, which then
+        // completes nothing behind a subcommand.
+        let text = String::from_utf8(text).unwrap().replace("nova__subcmd__imagecache", "nova__imagecache");
+        (Path::new("completions").join(name), text)
+    };
+    [Shell::Bash, Shell::Zsh, Shell::Fish].map(completion).into()
 }
 
 /// The page of the program and one for each subcommand, from clap, and the page of the JSON.
@@ -97,11 +88,11 @@ fn page_of_command(command: &Command, name: &str, sections: &Path) -> String {
         part(&man, &mut text).unwrap();
         without_preamble(&String::from_utf8(text).unwrap())
     };
-    let mut page = head(name, "8");
-    page += &render(Man::render_name_section);
-    page += &render(Man::render_synopsis_section);
-    page += &render(Man::render_description_section);
-    page += &render(Man::render_options_section);
+    let mut page = head(name, "8")
+        + &render(Man::render_name_section)
+        + &render(Man::render_synopsis_section)
+        + &render(Man::render_description_section)
+        + &render(Man::render_options_section);
     if command.has_subcommands() {
         page += &subcommands(command);
     }
@@ -148,7 +139,7 @@ fn section(sections: &Path, name: &str) -> String {
 
 #[test]
 fn mandoc_finds_nothing_above_style_level() {
-    let pages = files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man"));
+    let pages = files_in(&repository("man"));
     assert!(pages.len() > 5, "{pages:?}");
     let mandoc = std::process::Command::new(tool("mandoc", "mandoc"))
         .args(["-T", "lint", "-W", "warning"])
@@ -161,7 +152,7 @@ fn mandoc_finds_nothing_above_style_level() {
 
 #[test]
 fn groff_sets_every_page_without_a_warning_at_80_columns() {
-    for page in files_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man")) {
+    for page in files_in(&repository("man")) {
         let groff = std::process::Command::new(tool("groff", "groff-base"))
             .args(["-t", "-man", "-T", "utf8", "-w", "w", "-rLL=78n", "-rcR=1"])
             .arg(&page)
@@ -174,19 +165,15 @@ fn groff_sets_every_page_without_a_warning_at_80_columns() {
 
 #[test]
 fn the_page_of_the_json_has_every_field() {
-    let world = World::new();
-    world.original("used", DAY);
-    world.original("unused", 2 * DAY);
-    fs_err::write(world.base(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
-    overlay(&world.path("listed/disk"), world.base(cache_file_name("gone")));
-    overlay(&world.path("unlisted/disk"), world.base(cache_file_name("used")));
-    std::os::unix::fs::symlink("nowhere", world.path("unlisted/disk.link")).unwrap();
-    world.inventory(&json!([{"uuid": "listed", "image_ref": "used"}]));
-    world.file("images.json", r#"[{"ID": "used", "Name": "debian", "Status": "active"}]"#);
-    let fname = world.run("fname", ["-f", "json", "used"]);
-    let dry_run = world.dry_run(["--images", "images.json", "--until-free", "1MiB"]);
-    assert!(dry_run.json()["goal"].is_object(), "{dry_run:?}");
-    for run in [fname, world.scan(), world.explain([""; 0]), dry_run] {
+    let host = Host::new();
+    fs_err::write(host.world.base(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+    std::os::unix::fs::symlink("nowhere", host.world.base(cache_file_name("link"))).unwrap();
+    for run in [
+        host.run(&["fname", "-f", "json", "used"]),
+        host.run(&["scan", "-f", "json", "--images", "images.json"]),
+        host.judged(&["explain"]),
+        host.judged(&["prune", "-n", "--until-free", "1MiB"]),
+    ] {
         for field in fields(&run.json()) {
             assert!(documents(&field), "{field} is not in man/sections/nova-imagecache-json.roff");
         }
@@ -210,7 +197,7 @@ fn fields(value: &Value) -> BTreeSet<String> {
 
 /// Whether the page has an entry for a field or a code: in a table, or in bold in a text.
 fn documents(word: &str) -> bool {
-    let page = section(&Path::new(env!("CARGO_MANIFEST_DIR")).join("man/sections"), "nova-imagecache-json");
+    let page = section(&repository("man/sections"), "nova-imagecache-json");
     page.lines().any(|line| {
         let entry = line.split('@').next().unwrap();
         line.contains('@') && entry.rsplit('.').next() == Some(word)
@@ -232,8 +219,7 @@ fn the_page_of_the_json_has_every_code() {
 
 #[test]
 fn the_page_of_the_json_has_every_warning_with_its_level() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = section(&root.join("man/sections"), "nova-imagecache-json");
+    let page = section(&repository("man/sections"), "nova-imagecache-json");
     for (code, level) in CODES {
         let entry = format!("\n{code}@{level}@");
         assert!(page.contains(&entry), "{entry} is not in man/sections/nova-imagecache-json.roff");

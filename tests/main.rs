@@ -21,7 +21,6 @@ mod domains;
 mod evidence;
 mod examples;
 mod generated;
-mod inventory;
 mod not_fooled;
 mod nova_beside_prune;
 mod nova_conf;

@@ -1,11 +1,11 @@
 //! What an operator asks for by option, operand and environment, on a host as operators have them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use crate::common::host::{BROKEN, GONE, Host, JUDGED, id, original};
-use crate::common::prune::with_outcome;
-use crate::common::{DAY, HOST, Run, list, text};
+use crate::common::prune::{finish, with_outcome};
+use crate::common::{DAY, HOST, Run, World, list, text};
+use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
@@ -18,41 +18,23 @@ fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_list_of_images_gives_names_and_what_cannot_be_downloaded_again() {
+fn a_list_of_images_changes_no_verdict_and_an_incomplete_one_calls_nothing_lost() {
     let host = Host::new();
-    for run in [host.judged(&["explain"]), host.run(&["scan", "-f", "json", "--images", "images.json"])] {
-        for (image, listed, downloadable) in [
-            ("debian-12", Some("active"), json!(true)),
-            ("ubuntu-20.04", Some("deactivated"), json!(false)),
-            ("centos-7", None, json!(false)),
-        ] {
-            let file = run.file(&original(image));
-            let expected = listed.map(|status| json!({"id": id(image), "name": image, "status": status}));
-            assert_eq!((&file["image"], &file["downloadable"]), (&json!(expected), &downloadable), "{image}");
-        }
-        assert_eq!(run.file("swap_512")["downloadable"], Value::Null);
-    }
-    let explain = host.judged(&["explain"]).exits(0);
-    // The inventory knows the id of an image that the list has no more.
-    let image = json!({"id": id("golden-2023"), "name": null, "status": null});
-    assert_eq!(explain.file(&original("golden-2023"))["image"], image);
-    let lost: Vec<Value> =
-        list(&explain.json()["files"]).iter().filter(|it| it["downloadable"] == false).cloned().collect();
-    let bytes: u64 = lost.iter().map(|it| it["disk_bytes"].as_u64().unwrap()).sum();
-    let total = json!({"files": 6, "disk_bytes": bytes});
-    assert_eq!((lost.len(), &explain.json()["summary"]["not_downloadable"]), (6, &total));
-    // It changes no verdict; an incomplete list calls nothing lost, and is a warning.
-    let verdicts =
-        |run: &Run| list(&run.json()["files"]).iter().map(|it| it["verdict"].clone()).collect::<Vec<_>>();
-    let page = json!({"images": [{"id": id("fedora-39"), "name": "f", "status": "active"}], "next": "/v2/images?marker=x"});
-    host.world.file("page.json", page.to_string());
+    let whole = host.judged(&["explain"]).exits(0);
+    let json = whole.json();
+    let lost = list(&json["files"]).iter().filter(|it| it["downloadable"] == false);
+    let bytes: u64 = lost.map(|it| it["disk_bytes"].as_u64().unwrap()).sum();
+    assert_eq!(json["summary"]["not_downloadable"], json!({"files": 6, "disk_bytes": bytes}));
+    assert_eq!(whole.file("swap_512")["downloadable"], Value::Null);
+    let fedora = json!([{"id": id("fedora-39"), "name": "f", "status": "active"}]);
+    host.world.file("page.json", json!({"images": fedora, "next": "/v2/images?marker=x"}).to_string());
     let args = ["-f", "json", "--images", "page.json"];
-    let incomplete = host.run(&[&["explain"], &JUDGED[..4], &args].concat()).exits(0);
-    assert_eq!(verdicts(&incomplete), verdicts(&explain));
-    assert!(incomplete.warnings().contains(&"images_incomplete".into()), "{:?}", incomplete.warnings());
-    assert_eq!(incomplete.file(&original("centos-7"))["downloadable"], Value::Null);
-    assert_eq!(incomplete.file(&original("fedora-39"))["downloadable"], true);
-    assert_eq!(incomplete.json()["summary"]["not_downloadable"]["files"], 0);
+    let page = host.run(&[&["explain"], &JUDGED[..4], &args].concat()).exits(0);
+    assert_eq!(page.json()["summary"]["by_verdict"], json["summary"]["by_verdict"]);
+    assert!(page.warnings().contains(&"images_incomplete".into()), "{:?}", page.warnings());
+    let downloadable = ["centos-7", "fedora-39"].map(|it| page.file(&original(it))["downloadable"].take());
+    assert_eq!(downloadable, [Value::Null, json!(true)]);
+    assert_eq!(page.json()["summary"]["not_downloadable"]["files"], 0);
 }
 
 #[test]
@@ -72,12 +54,12 @@ fn what_is_to_be_kept_is_in_use_by_file_or_image() {
     assert_eq!(prune.json()["summary"]["touched"], 14, "kept files are touched, too");
 }
 
-/// What is chosen is the matter of `prune_goal`; here is what an operator is told.
+/// On a filesystem of its own, where nobody else takes or gives space.
 #[test]
 fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
     let host = Host::new();
-    let on_own = |args: &[&str], format| {
-        host.run_on_own_filesystem("true", &[args, &JUDGED, &["-f", format]].concat())
+    let on_own = |args: &[&str], goal, format| {
+        host.run_on_own_filesystem("true", &[args, &JUDGED, &["--until-free", goal, "-f", format]].concat())
     };
     for (goal, chosen, wanted, code) in [
         ("0%", 0, "0 B", 0),
@@ -85,8 +67,7 @@ fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
         ("60%", 5, "38.4 MiB", 0),
         ("95%", 6, "60.8 MiB", 1),
     ] {
-        let (dry, _) = on_own(&[&DRY_RUN[..], &["--until-free", goal]].concat(), "json");
-        let (real, left) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "json");
+        let ((dry, _), (real, left)) = (on_own(&DRY_RUN, goal, "json"), on_own(&PRUNE, goal, "json"));
         for (run, outcome) in [(&dry, "would_remove"), (&real, "removed")] {
             assert_eq!(run.code, code, "{goal} {}", run.stderr);
             let (removed, spared) = (with_outcome(run, outcome), with_outcome(run, "spared"));
@@ -96,7 +77,7 @@ fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {
         assert_eq!(with_outcome(&dry, "would_remove"), with_outcome(&real, "removed"));
         assert_eq!(dry.json()["goal"], real.json()["goal"], "a prediction is what happens: {goal}");
         assert_eq!(left.len(), 19 - chosen, "{left:?}");
-        let (table, _) = on_own(&[&PRUNE[..], &["--until-free", goal]].concat(), "table");
+        let (table, _) = on_own(&PRUNE, goal, "table");
         let so = if code == 0 { "reached" } else { "missed" };
         assert!(table.stdout.contains(&format!(" (goal {wanted} free: {so}); ")), "{}", table.stdout);
         assert_eq!(table.stderr.contains("the goal of --until-free is missed by "), code == 1);
@@ -130,50 +111,21 @@ fn only_what_is_asked_for_is_removed() {
 }
 
 #[test]
-fn names_are_known_by_path_and_by_a_prefix_of_one_image() {
-    let host = Host::new();
-    let debian = original("debian-12");
-    let near = format!("{}{}", &debian[..12], "f".repeat(28));
-    let copy = host.world.resized(&id("debian-12"), 5 << 30, DAY);
-    let explained = |word: &str| {
-        let run = host.judged(&["explain", word]).exits(0);
-        list(&run.json()["files"]).iter().map(|it| text(&it["name"])).collect::<Vec<_>>()
-    };
-    for word in [&debian[..8], &id("debian-12"), &host.world.base(&debian[..9]).display().to_string()] {
-        assert_eq!(explained(word), [debian.as_str(), &copy], "{word}");
-    }
-    for word in [&debian, &host.world.base(&debian).display().to_string()] {
-        assert_eq!(explained(word), [debian.as_str()], "{word}");
-    }
-    host.judged(&["explain", &debian[..7]]).refused(&[&debian[..7]]);
-    host.world.cache_file(&near, DAY);
-    host.judged(&["explain", &debian[..8]]).refused(&[&debian[..8], "2 images", "more digits"]);
-    assert_eq!(explained(&near[..13]), [near.as_str()]);
-}
-
-#[test]
 fn directories_of_no_instance_are_told_with_what_they_take_and_keep() {
     let host = Host::new();
     let directory = "5e0f6b1d-2a6c-4d7b-9d5e-1b7c8a9f0e22";
     let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 5);
     crate::common::set_mtime(&host.world.path(directory), time);
-    fs_err::create_dir(host.world.path("nothing_in_it")).unwrap();
     let json = host.judged(&["explain"]).exits(0).json();
-    let bytes = |of: &str| {
-        use std::os::unix::fs::MetadataExt as _;
-        fs_err::metadata(host.world.path(of).join("disk")).unwrap().blocks() * 512
-    };
-    let [first, second, third] = list(&json["unlisted_directories"]) else { panic!("{json:#}") };
+    let disk = fs_err::metadata(host.world.path(directory).join("disk")).unwrap();
+    let disk_bytes = std::os::unix::fs::MetadataExt::blocks(&disk) * 512;
+    let [first, second] = list(&json["unlisted_directories"]) else { panic!("{json:#}") };
     assert_eq!(
         *first,
-        json!({"name": directory, "disk_bytes": bytes(directory), "mtime": "2023-11-14T22:13:20.000000005Z",
+        json!({"name": directory, "disk_bytes": disk_bytes, "mtime": "2023-11-14T22:13:20.000000005Z",
                "keeps": [original("orphans-image")]})
     );
     assert_eq!(second["name"], "9b1c5c9e-77b4-4a3e-a2a0-6f2c5d9a0c11_del");
-    assert_eq!(
-        (&third["name"], &third["disk_bytes"], &third["keeps"]),
-        (&json!("nothing_in_it"), &json!(0), &json!([]))
-    );
 }
 
 #[test]
@@ -221,6 +173,50 @@ fn the_environment_stands_for_options_that_are_not_given() {
 }
 
 #[test]
+fn nova_conf_stands_behind_the_options() {
+    let world = World::new();
+    let file = world.original("image", 2 * DAY);
+    fs_err::rename(world.path("_base"), world.path("_base_10.0.0.1")).unwrap();
+    let state_path = world.outside().display();
+    let conf = format!(
+        "[DEFAULT]\nstate_path = {state_path}\nmy_ip = 10.0.0.1\nhost = {HOST}\n[image_cache]\n\
+         subdirectory_name = _base_$my_ip\nremove_unused_original_minimum_age_seconds = 259200\n\
+         remove_unused_base_images = False\n"
+    );
+    world.file("nova.conf", conf);
+    world.inventory(&json!([{"uuid": "u", "host": HOST}]));
+    let explain = |more: &[&str]| {
+        let args = ["explain", "-f", "json", "--inventory", "inventory.json", "--config-file", "nova.conf"];
+        Run::of(world.command().args(args).args(more)).exits(0)
+    };
+    let run = explain(&[]);
+    assert_eq!(run.file(&file)["minimum_age_seconds"], 259_200);
+    assert_eq!(run.json()["policy"]["host"], HOST);
+    assert_eq!(run.json()["cache_dir"], json!(world.path("_base_10.0.0.1")));
+    assert_eq!(run.warnings(), ["remove_unused_base_images"]);
+    assert_eq!(explain(&["--original-min-age", "1d"]).verdict(&file), "removable");
+    assert_eq!(explain(&["--host", "other"]).json()["policy"]["host"], "other");
+    let other = explain(&["--subdirectory-name", "_none"]);
+    assert_eq!(other.json()["cache_dir"], json!(world.path("_none")));
+}
+
+#[test]
+fn an_inventory_may_be_standard_input_or_a_pipe() {
+    let host = Host::new();
+    let explain = "\"$0\" explain -p instances --host compute-1 -f json --inventory";
+    for (script, source) in [
+        (format!("{explain} - < inventory.json"), "standard input"),
+        (format!("{explain} <(cat inventory.json)"), "/dev/fd/"),
+    ] {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &script]).arg(cargo_bin!("nova-imagecache")).current_dir(host.world.outside());
+        let inventory = finish(&mut bash).exits(0).json()["inventory"].take();
+        assert_eq!(inventory["instances"], 41);
+        assert!(text(&inventory["sources"][0]).starts_with(source), "{inventory}");
+    }
+}
+
+#[test]
 fn doubtful_input_is_warned_of() {
     let host = Host::new();
     let fname = host.run(&["fname", "debian-12", &id("debian-12")]).exits(0);
@@ -243,45 +239,9 @@ fn doubtful_input_is_warned_of() {
         "{short}"
     );
     let [differs] = &texts("plan_differs")[..] else { panic!("{warnings:#}") };
-    for word in [
-        "--original-min-age was 86400 and is 599",
-        "--resized-min-age was 3600 and is 600",
-        "judged as of 20",
-    ] {
+    let ages = ["--original-min-age was 86400 and is 599", "--resized-min-age was 3600 and is 600"];
+    for word in ages.iter().chain(&["judged as of 20"]) {
         assert!(differs.contains(word), "{differs}");
-    }
-}
-
-#[test]
-fn errors_name_the_option_and_what_to_do() {
-    let host = Host::new();
-    host.world.file("network.xml", "<network/>");
-    for (args, words) in [
-        ("explain --libvirt gone", "--libvirt gone|No such file|/etc/libvirt/qemu"),
-        ("explain --libvirt images.json", "--libvirt images.json|is JSON: give it to --inventory"),
-        ("explain --libvirt network.xml", "--libvirt network.xml|is no domain XML|virsh dumpxml"),
-        (
-            "explain --inventory images.json",
-            "--inventory images.json|is a list of images: give it to --images",
-        ),
-        ("scan --images gone", "--images|gone|No such file|name a file"),
-        (
-            "scan --images inventory.json",
-            "--images inventory.json|is a list of servers: give it to --inventory",
-        ),
-        ("scan --images network.xml", "--images network.xml|is XML"),
-        ("scan --config-file gone", "--config-file|gone|No such file|name a file"),
-        ("scan --images instances", "--images|instances|directory"),
-        ("prune --disks-only --plan gone", "cannot read the plan|gone|prune --dry-run --format json"),
-        ("scan -p /no/such/path", "/no/such/path: not found|is mounted|--instances-path"),
-        // The default: nova's package makes it.
-        ("scan", "/var/lib/nova/instances: not found|is mounted|--instances-path"),
-    ] {
-        if args != "scan" || !Path::new("/var/lib/nova/instances").exists() {
-            let path = if args.starts_with("scan -p") || args == "scan" { "" } else { "-p instances" };
-            let args = args.split_whitespace().chain(path.split_whitespace());
-            Run::of(host.world.command().args(args)).refused(&words.split('|').collect::<Vec<_>>());
-        }
     }
 }
 
@@ -310,21 +270,15 @@ fn one_corrupt_disk_stops_a_clean_up_and_the_message_says_which_and_what_to_do()
     assert_eq!((run.json()["complete"].clone(), host.world.cache_names().len()), (json!(false), 19));
     assert_eq!(run.with_verdict("removable"), [""; 0]);
     let line = run.stderr.lines().find(|it| it.contains("incomplete")).unwrap();
-    for word in
-        ["nothing is removable", &disk, "truncated", "repair it", "remove it and its directory", "disk.info"]
-    {
+    let what_to_do = ["repair it", "remove it and its directory", "disk.info"];
+    for word in ["nothing is removable", &disk, "truncated"].iter().chain(&what_to_do) {
         assert!(line.contains(word), "no {word}: {line}");
     }
-    assert_eq!(
-        run.json()["unreadable"],
-        json!([{"path": disk, "error": "qcow2 header: truncated", "blocks": true}])
-    );
+    let unreadable = json!([{"path": disk, "error": "qcow2 header: truncated", "blocks": true}]);
+    assert_eq!(run.json()["unreadable"], unreadable);
     // What the message says helps.
     fs_err::write(host.world.path(BROKEN).join("disk.info"), json!({&disk: "raw"}).to_string()).unwrap();
     let repaired = host.judged(&PRUNE).exits(0);
-    assert_eq!(
-        (repaired.json()["complete"].clone(), with_outcome(&repaired, "removed").len()),
-        (json!(true), 6)
-    );
+    assert_eq!(with_outcome(&repaired, "removed").len(), 6);
     assert_eq!(repaired.json()["unreadable"][0]["blocks"], false);
 }

@@ -1,15 +1,12 @@
 //! What is printed, and where: JSON field by field, tables, messages, pipes.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
-use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
 
-use crate::common::host::{Host, id};
-use crate::common::{DAY, Run, World, list, overlay, text};
+use crate::common::host::{BROKEN, GONE, Host, id};
+use crate::common::prune::finish;
+use crate::common::{World, list, overlay, text};
+use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::{Value, json};
 
@@ -46,7 +43,14 @@ fn json_has_exactly_these_keys() {
     assert_keys(&scan["summary"], &format!("{TOTAL} by_kind"));
     assert_keys(&scan["summary"]["by_kind"], KINDS);
 
-    let explain = host.judged(&["explain"]).exits(0).json();
+    let explain = host.judged(&["explain"]).exits(0);
+    // What does not apply is null.
+    for (name, age) in [("swap_512", json!(86_400)), ("README", Value::Null)] {
+        let file = explain.file(name);
+        assert_eq!((&file["fingerprint"], &file["image"]), (&Value::Null, &Value::Null), "{name}");
+        assert_eq!(file["minimum_age_seconds"], age, "{name}");
+    }
+    let explain = explain.json();
     let dry_run = host.judged(&["prune", "-n", "--until-free", "0%"]).exits(0).json();
     let prune = host.judged(&["prune", "--settle", "0s"]).exits(0).json();
     assert_keys(&dry_run["goal"], "wanted_bytes available_before_bytes available_after_bytes");
@@ -94,45 +98,28 @@ fn warnings_are_printed_and_notes_only_with_verbose() {
     let host = Host::new();
     let args = ["explain", "--keep", "nothing", "-f", "json"];
     let [loud, verbose, quiet] =
-        [&[][..], &["-v"], &["-q"]].map(|more| host.run(&[&args[..], more].concat()));
+        [&[][..], &["-v"], &["-q"]].map(|more| host.run(&[&args[..], more].concat()).exits(0));
     let json = loud.json();
     let warning = |code: &str| list(&json["warnings"]).iter().find(|it| it["code"] == code).unwrap();
-    for (code, level, runs) in [
-        ("no_inventory", "warning", &[&loud, &verbose][..]),
-        ("instance_broken", "warning", &[&loud, &verbose]),
-        ("keep_unknown", "note", &[&verbose]),
+    for (code, level, loud_too) in [
+        ("no_inventory", "warning", true),
+        ("instance_broken", "warning", true),
+        ("keep_unknown", "note", false),
     ] {
         assert_eq!(warning(code)["level"], level);
         let line = format!("nova-imagecache: {level}: {}\n", text(&warning(code)["text"]));
-        for run in [&loud, &verbose, &quiet] {
-            let is_printed = runs.iter().any(|it| std::ptr::eq(*it, run));
-            assert_eq!(run.stderr.contains(&line), is_printed, "{line} {run:?}");
-        }
+        let is_printed = [&loud, &verbose].map(|run| run.stderr.contains(&line));
+        assert_eq!(is_printed, [loud_too, true], "{line} {loud:?}");
     }
-    assert_eq!(quiet.stderr, "");
-    assert!(
-        verbose.stderr.contains("nova-imagecache: read 19 cache files, 43 directories with 43 disks"),
-        "{verbose:?}"
-    );
-    let data = |run: &Run| {
-        Value::from_iter(["warnings", "files", "missing"].map(|it| (it, strip_ages(&run.json()[it]))))
-    };
-    assert_eq!(data(&quiet), data(&loud));
-    assert_eq!(data(&verbose), data(&loud));
+    for word in [GONE, BROKEN] {
+        assert!(loud.stderr.contains(word), "{}", loud.stderr);
+    }
+    let gathered = "nova-imagecache: read 19 cache files, 43 directories with 43 disks";
+    assert!(verbose.stderr.contains(gathered), "{verbose:?}");
+    assert_eq!((quiet.stderr.as_str(), &quiet.json()["warnings"]), ("", &json["warnings"]));
     // Errors are not warnings.
     let refused = host.run(&["explain", "-q", "nothing known"]);
     assert!(refused.code == 2 && refused.stderr.contains("nothing known"), "{refused:?}");
-}
-
-/// Without what differs between two runs.
-fn strip_ages(files: &Value) -> Value {
-    let mut files = files.clone();
-    for file in files.as_array_mut().unwrap() {
-        let file = file.as_object_mut().unwrap();
-        file.remove("age_seconds");
-        file.remove("reasons");
-    }
-    files
 }
 
 #[test]
@@ -155,159 +142,47 @@ fn lists_are_sorted_by_name() {
 #[test]
 fn summaries_add_up() {
     let host = Host::new();
-    for (run, groups) in [
-        (host.run(&["scan", "-f", "json"]), &[("by_kind", "kind")][..]),
-        (host.judged(&["explain"]), &[("by_verdict", "verdict")]),
-        (host.judged(&["explain", &id("centos-7")]), &[("by_verdict", "verdict")]),
-        (
-            host.judged(&["prune", "-n", "--partials"]),
-            &[("by_verdict", "verdict"), ("by_outcome", "outcome")],
-        ),
+    for (args, groups) in [
+        (&["scan", "-f", "json"][..], &["kind"][..]),
+        (&["explain", "-f", "json"], &["verdict"]),
+        (&["explain", "-f", "json", &id("centos-7")], &["verdict"]),
+        (&["prune", "-n", "-f", "json", "--partials"], &["verdict", "outcome"]),
     ] {
-        let json = run.exits(0).json();
-        let files = list(&json["files"]);
-        let total_of = |files: &mut dyn Iterator<Item = &Value>| {
-            let bytes: Vec<u64> = files.map(|it| it["disk_bytes"].as_u64().unwrap()).collect();
+        let json = host.run(args).exits(0).json();
+        let summary = &json["summary"];
+        let total_of = |is_counted: &dyn Fn(&Value) -> bool| {
+            let counted = list(&json["files"]).iter().filter(|it| is_counted(it));
+            let bytes: Vec<u64> = counted.map(|it| it["disk_bytes"].as_u64().unwrap()).collect();
             json!({"files": bytes.len(), "disk_bytes": bytes.iter().sum::<u64>()})
         };
-        let all = total_of(&mut files.iter());
-        assert_eq!(
-            json!({"files": json["summary"]["files"], "disk_bytes": json["summary"]["disk_bytes"]}),
-            all
-        );
-        for (group, key) in groups {
-            let totals = json["summary"][group].as_object().unwrap();
-            assert!(files.iter().all(|it| totals.contains_key(&text(&it[key]))), "{group}");
+        let all = json!({"files": summary["files"], "disk_bytes": summary["disk_bytes"]});
+        assert_eq!(all, total_of(&|_| true));
+        for key in groups {
+            let totals = summary[format!("by_{key}")].as_object().unwrap();
             for (word, total) in totals {
-                assert_eq!(
-                    *total,
-                    total_of(&mut files.iter().filter(|it| it[key] == **word)),
-                    "{group} {word}"
-                );
+                assert_eq!(*total, total_of(&|it| it[key] == **word), "{key} {word}");
             }
+            assert_eq!(all, total_of(&|it| totals.contains_key(it[key].as_str().unwrap())));
         }
     }
 }
 
 #[test]
-fn times_are_in_utc_with_nanoseconds() {
-    let world = World::new();
-    let name = world.original("a", Duration::ZERO);
-    for (seconds, nanoseconds, written) in [
-        (1_700_000_000, 123_456_789, "2023-11-14T22:13:20.123456789Z"),
-        (951_782_400, 0, "2000-02-29T00:00:00.000000000Z"),
-        (0, 1, "1970-01-01T00:00:00.000000001Z"),
-    ] {
-        let mtime = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
-        crate::common::set_mtime(&world.base(&name), mtime);
-        assert_eq!(world.scan().exits(0).file(&name)["mtime"], written);
-    }
-    let before_1970 = SystemTime::UNIX_EPOCH - Duration::new(1, 500_000_000);
-    crate::common::set_mtime(&world.base(&name), before_1970);
-    assert_eq!(world.scan().exits(0).file(&name)["mtime"], "1969-12-31T23:59:58.500000000Z");
-}
-
-#[test]
-fn what_does_not_apply_is_null() {
-    let run = Host::new().run(&["explain", "-f", "json"]).exits(0);
-    for name in ["swap_512", "ephemeral_20_8c4ce2a", "README"] {
-        assert_eq!(
-            (&run.file(name)["fingerprint"], &run.file(name)["image"]),
-            (&Value::Null, &Value::Null),
-            "{name}"
-        );
-    }
-    assert_eq!(run.file("README")["minimum_age_seconds"], Value::Null);
-    assert_eq!(run.file("swap_512")["minimum_age_seconds"], 86_400);
-}
-
-#[test]
-fn global_options_stand_before_or_after_the_subcommand() {
-    let host = Host::new();
-    let summary = |args: &[&str]| Run::of(host.world.command().args(args)).exits(0).json()["summary"].clone();
-    assert_eq!(
-        summary(&["-f", "json", "-p", "instances", "scan"]),
-        summary(&["scan", "--instances-path", "instances", "--format", "json"])
-    );
-}
-
-#[test]
-fn names_from_disk_cannot_steer_the_terminal() {
-    let world = World::new();
-    let hostile = ["a\nremovable b", "\u{1b}[31mred", "tab\tbell\u{7}", "rtl\u{202e}txt", "back\\slash"];
-    for name in hostile {
-        fs_err::write(world.base(name), "").unwrap();
-        overlay(&world.path(name).join("disk\u{1b}[2J"), "/x/_base/gone\r\u{9b}31m");
-    }
-    fs_err::os::unix::fs::symlink("/nowhere", world.path(hostile[0]).join("broken\n")).unwrap();
-    // Whoever may make an image gives it its name.
-    let image = world.original("i", DAY);
-    let images = world.file("images.json", json!([{"ID": "i", "Name": hostile.concat()}]).to_string());
-    let images = ["--images", images.to_str().unwrap()];
-    for run in [
-        world.run("scan", images),
-        world.run("explain", images),
-        world.run("explain", [images[0], images[1], hostile[1], &image]),
-    ] {
-        assert!(run.code < 2, "{run:#?}");
-        for output in [&run.stdout, &run.stderr] {
-            let bad = output.chars().find(|it| it.is_control() && *it != '\n' || *it == '\u{202e}');
-            assert_eq!(bad, None, "{output}");
-            assert!(!output.lines().any(|line| line.starts_with("removable b")), "{output}");
-        }
-    }
-    // JSON has them as they are, escaped by its own rules; a name that is not UTF-8 in hex as well.
-    for name in hostile {
-        assert_eq!(world.scan().exits(0).file(name)["kind"], "other");
-    }
-    let bytes = OsStr::from_bytes(b"bytes\xff");
-    fs_err::write(world.base(bytes), "").unwrap();
-    assert_eq!(world.scan().exits(0).file("bytes\u{fffd}")["name_bytes"], "6279746573ff");
-    assert!(world.run("explain", [bytes]).stdout.contains("bytes\\xff"));
-}
-
-#[test]
-fn a_closed_pipe_ends_the_output_quietly() {
+fn a_closed_pipe_ends_the_output_quietly_and_a_full_disk_is_an_error() {
     let world = World::new();
     // More than a pipe holds.
     for index in 0..3000 {
         fs_err::write(world.base(format!("{}_{index}", cache_file_name("a"))), "").unwrap();
     }
-    for (subcommand, format) in
-        [("scan", "table"), ("scan", "json"), ("explain", "table"), ("explain", "json")]
-    {
-        let mut child = Command::new(assert_cmd::cargo::cargo_bin!("nova-imagecache"))
-            .env_clear()
-            .args([subcommand, "-q", "-f", format, "-p"])
-            .arg(world.instances_path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::with_capacity(64, child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(!line.is_empty());
-        let mut stderr = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
-        let status = child.wait().unwrap();
-        assert_eq!(stderr, "", "{subcommand} {format}");
-        assert_eq!(status.code(), Some(0), "{subcommand} {format}: {status}");
-    }
-}
-
-#[test]
-fn an_output_that_cannot_be_written_is_an_error() {
-    let world = World::new();
-    for format in ["table", "json"] {
-        let output = Command::new(assert_cmd::cargo::cargo_bin!("nova-imagecache"))
-            .env_clear()
-            .args(["scan", "-f", format, "-p"])
-            .arg(world.instances_path())
-            .stdout(fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap().into_parts().0)
-            .output()
-            .unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{format}");
-        assert!(stderr.lines().count() == 1 && stderr.contains("No space left"), "{stderr}");
+    for args in ["scan", "scan -f json", "explain", "explain -f json"] {
+        for (redirection, code, message) in
+            [("| (read -r line && test -n \"$line\")", 0, ""), ("> /dev/full", 1, "No space left")]
+        {
+            let script = format!("set -o pipefail; \"$0\" {args} -q -p instances {redirection}");
+            let mut bash = std::process::Command::new("bash");
+            let bash = bash.env_clear().current_dir(world.outside()).args(["-c", &script]);
+            let run = finish(bash.arg(cargo_bin!("nova-imagecache"))).exits(code);
+            assert!(run.stderr.contains(message) && run.stderr.lines().count() == code as usize, "{run:?}");
+        }
     }
 }

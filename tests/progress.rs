@@ -1,27 +1,12 @@
 //! The line of progress: only on a terminal, only where somebody waits, never in the data.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::common::{DAY, World};
+use crate::common::host::Host;
+use crate::common::{World, tool};
 
-/// Some two seconds of work: 40 directories and their disks, 150 ms for each call, 16 at once.
-fn world() -> World {
-    let world = World::new();
-    let base = world.original("image", crate::common::HOUR);
-    let disk = world.instance_disk("instance-0", &base);
-    for number in 1..40 {
-        let directory = world.path(format!("instance-{number}"));
-        fs_err::create_dir(&directory).unwrap();
-        fs_err::copy(&disk, directory.join("disk")).unwrap();
-    }
-    world
-}
-
-/// Runs a command, with `on_terminal` on a terminal of its own for stderr, which `script` makes.
-fn run(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> Output {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_nova-imagecache"));
-    let output = world.outside().join("stdout");
+/// What a command says, with `on_terminal` on a terminal of its own for stderr, which `script` makes.
+fn said(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> String {
     let slow = match milliseconds {
         0 => String::new(),
         _ => {
@@ -29,35 +14,21 @@ fn run(world: &World, milliseconds: u32, on_terminal: bool, command: &str) -> Ou
             format!("LD_PRELOAD={} SLOW_MS={milliseconds}", library.display())
         }
     };
-    let line = format!(
-        "{slow} {} {command} -p {} > {}",
-        program.display(),
-        world.instances_path().display(),
-        output.display()
-    );
-    let mut command = if on_terminal {
-        let mut command = Command::new("script");
-        command.args(["-q", "-e", "-c", &line, "/dev/null"]);
-        command
-    } else {
-        let mut command = Command::new("sh");
-        command.args(["-c", &line]);
-        command
-    };
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
-    let run = command.output().expect("cannot run script or sh: install bsdutils");
-    assert!(run.status.success(), "{run:?}");
-    run
-}
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
+    let program = env!("CARGO_BIN_EXE_nova-imagecache");
+    let line = format!("{slow} {program} {command} -p instances > stdout");
+    let mut command = Command::new(if on_terminal { tool("script", "bsdutils") } else { tool("sh", "dash") });
+    let (options, file) = if on_terminal { (["-q", "-e"], "/dev/null") } else { (["-e", "-u"], "sh") };
+    command.args(options).args(["-c", &line, file]).current_dir(world.outside()).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("TERM", "xterm");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
 #[test]
 fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
-    let world = world();
-    let shown = text(&run(&world, 150, true, "explain"));
+    let world = Host::new().world;
+    let shown = said(&world, 150, true, "explain");
     assert!(shown.contains("nova-imagecache: reading directories and disks: 2"), "{shown}");
     // It is cleared at the end, and the table is as it would have been.
     let table = fs_err::read_to_string(world.outside().join("stdout")).unwrap();
@@ -66,20 +37,19 @@ fn a_pass_that_takes_a_while_says_on_a_terminal_how_far_it_is() {
 
 #[test]
 fn a_prune_that_waits_says_so() {
-    let world = world();
-    world.original("unused", 2 * DAY);
-    let shown = text(&run(&world, 0, true, "prune --disks-only --settle 1.5s"));
+    let world = Host::new().world;
+    let shown = said(&world, 0, true, "prune --disks-only --settle 1.5s");
     assert!(shown.contains("nova-imagecache: files are set aside, waiting"), "{shown}");
-    assert_eq!(world.cache_names().len(), 1);
+    assert_eq!(world.cache_names().len(), 13);
 }
 
 #[test]
 fn there_is_no_progress_in_a_pipe_nor_with_quiet_nor_where_nobody_waits() {
-    let world = world();
+    let world = Host::new().world;
     for (milliseconds, on_terminal, command) in
         [(150, false, "explain"), (150, true, "explain --quiet"), (0, true, "explain")]
     {
-        let shown = text(&run(&world, milliseconds, on_terminal, command));
+        let shown = said(&world, milliseconds, on_terminal, command);
         assert!(!shown.contains("reading directories"), "{milliseconds} {on_terminal} {command}: {shown}");
     }
 }

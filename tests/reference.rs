@@ -7,13 +7,14 @@ use crate::common::nova::Nova;
 use crate::common::prune::{
     Running, finish, inject, is_now, prune_command, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, HOST, HOUR, Run, World, list, mtime, set_age, set_mtime, text};
+use crate::common::{
+    DAY, HOST, HOUR, NO_ARGS, Run, World, list, mtime, plain_qcow2, repository, set_age, set_mtime, text,
+};
 use nova_imagecache::cache_name::cache_file_name;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A fingerprint that the reference uses, of an image whose id nobody knows.
 const E97: &str = "e97222e91fc4241f49a7f520d1dcf446751129b3";
-const NO_ARGS: [&str; 0] = [];
 
 /// Three instances of the reference, of no image, and a directory with a disk for one of them.
 fn world_with_a_disk_on(directory: &str, backing: &str) -> World {
@@ -34,6 +35,48 @@ fn world_with_a_base_file(name: &str) -> World {
     fs_err::write(lock_of(&world, name), "data").unwrap();
     world.inventory(&json!([]));
     world
+}
+
+/// Makes cache files of these names, and checks that each is listed as that kind.
+fn are_kinds(world: &World, expected: &[(&str, &str)]) -> Run {
+    for (name, _) in expected {
+        world.cache_file(name, DAY);
+    }
+    let run = world.scan().exits(0);
+    let json = run.json();
+    let listed: Vec<_> =
+        list(&json["files"]).iter().map(|it| [text(&it["name"]), text(&it["kind"])]).collect();
+    let expected: Vec<_> = expected.iter().map(|(name, kind)| [name.to_string(), kind.to_string()]).collect();
+    assert_eq!(listed, expected);
+    run
+}
+
+/// What is said of `image-a`, which an instance uses, where the cache has these files of it and others.
+fn of_a_used_image(ends: &[&str]) -> Run {
+    let world = World::new();
+    let files = ends.iter().map(|end| format!("{}{end}", cache_file_name("image-a")));
+    for name in files.chain(["00000001", "ephemeral_0_20_None", "00000004"].map(String::from)) {
+        world.cache_file(&name, 30 * DAY);
+    }
+    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
+    let run = world.explain(["image-a"]).exits(0);
+    assert_eq!(list(&run.json()["files"]).len(), ends.len(), "{run:#?}");
+    run
+}
+
+/// A world with the original of an image, which this instance uses.
+fn world_with_a_used_image(row: Value) -> (World, String) {
+    let world = World::new();
+    world.compute_nodes(&[HOST, "compute-2"]);
+    let image = world.original("123", 25 * HOUR);
+    world.inventory(&json!([row]));
+    (world, image)
+}
+
+/// Checks that a file is kept and nothing else goes, by a disk that names it.
+fn is_kept_by_its_disk(run: &Run, name: &str) {
+    assert_eq!(run.codes(name), ["backing_file"]);
+    assert_eq!((run.verdict(name).as_str(), run.with_verdict("removable").len()), ("in_use", 0));
 }
 
 fn lock_of(world: &World, name: &str) -> std::path::PathBuf {
@@ -61,11 +104,10 @@ fn the_age_of_a_file_is_the_time_since_its_mtime() {
 #[test]
 fn a_file_that_is_not_there_has_no_age_and_is_no_error() {
     // nova says "not there, and of age 0". Here it is missing, and no minimum age makes it a file to judge or remove.
-    let world = World::new();
-    let gone = world.original("image-a", 30 * DAY);
-    world.inventory(&json!([{"name": "instance-00000001", "host": HOST, "image_ref": "image-a"}]));
+    let row = json!({"name": "instance-00000001", "host": HOST, "image_ref": "123"});
+    let (world, gone) = world_with_a_used_image(row);
     assert_eq!(world.explain(NO_ARGS).exits(0).missing(&gone), None);
-    assert!(world.explain(NO_ARGS).file(&gone)["age_seconds"].as_u64().unwrap() >= 30 * 24 * 3600);
+    assert!(world.explain(NO_ARGS).file(&gone)["age_seconds"].as_u64().unwrap() >= 25 * 3600);
     fs_err::remove_file(world.base(&gone)).unwrap();
 
     let ages = ["--original-min-age", "0", "--resized-min-age", "0"];
@@ -73,12 +115,11 @@ fn a_file_that_is_not_there_has_no_age_and_is_no_error() {
         let json = run.exits(0).json();
         assert_eq!((&json["files"], &json["summary"]["files"]), (&json!([]), &json!(0)));
         let missing = &list(&json["missing"])[0];
-        let fields: Vec<_> = missing.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, ["name", "reasons", "image", "downloadable"], "no age, size or mtime");
-        assert_eq!(
-            (&missing["name"], &missing["reasons"][0]["code"]),
-            (&json!(gone), &json!("image_in_use"))
-        );
+        for no_field in ["age_seconds", "size_bytes", "mtime"] {
+            assert_eq!(missing.get(no_field), None, "{missing:#}");
+        }
+        let named = (&missing["name"], &missing["reasons"][0]["code"]);
+        assert_eq!(named, (&json!(gone), &json!("image_in_use")));
     }
     assert_eq!(world.cache_names(), [""; 0], "it is not made");
 }
@@ -88,61 +129,46 @@ fn the_cache_is_listed_by_kind() {
     let world = World::new();
     let fingerprint = "17d1b00b81642842e514494a78e804e9a511637c";
     let resized = format!("{fingerprint}_5368709120");
-    let resized_larger = format!("{fingerprint}_10737418240");
-    let info = format!("{resized}.info");
-    let expected = [
-        ("00000001", "other"),
-        ("00000004", "other"),
-        (fingerprint, "original"),
-        (&resized_larger, "resized"),
-        (&resized, "resized"),
-        (&info, "info"),
-        ("e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm", "small"),
-        (E97, "original"),
-        (&format!("{E97}_sm"), "small"),
-        ("ephemeral_0_20_None", "other"),
-        ("swap_1000", "swap"),
-    ];
-    for (name, _) in expected {
-        world.cache_file(name, DAY);
-    }
-    let json = world.scan().exits(0).json();
-    let listed: Vec<_> =
-        list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["kind"]))).collect();
-    let expected = expected.map(|(name, kind)| (name.to_owned(), kind.to_owned()));
-    assert_eq!(listed, expected);
-    for file in list(&json["files"]) {
-        let path = world.base(text(&file["name"]));
-        assert_eq!(file["path"], path.to_str().unwrap());
-    }
-    assert_eq!(json["summary"]["by_kind"]["original"]["files"], 2);
-    assert_eq!(json["summary"]["by_kind"]["swap"]["files"], 1);
+    let run = are_kinds(
+        &world,
+        &[
+            ("00000001", "other"),
+            ("00000004", "other"),
+            (fingerprint, "original"),
+            (&format!("{fingerprint}_10737418240"), "resized"),
+            (&resized, "resized"),
+            (&format!("{resized}.info"), "info"),
+            ("e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm", "small"),
+            (E97, "original"),
+            (&format!("{E97}_sm"), "small"),
+            ("ephemeral_0_20_None", "other"),
+            ("swap_1000", "swap"),
+        ],
+    );
+    assert_eq!(run.file(&resized)["path"], json!(world.base(&resized)));
+    let by_kind = &run.json()["summary"]["by_kind"];
+    assert_eq!([&by_kind["original"]["files"], &by_kind["swap"]["files"]], [2, 1]);
 }
 
 #[test]
 fn a_small_copy_that_a_disk_names_is_in_use() {
     let small = format!("{E97}_sm");
     let run = world_with_a_disk_on("instance-00000001", &small).explain(NO_ARGS).exits(0);
-    assert_eq!(run.verdict(&small), "in_use");
-    assert_eq!(run.codes(&small), ["backing_file"]);
-    assert_eq!(run.with_verdict("removable"), [""; 0]);
+    is_kept_by_its_disk(&run, &small);
 }
 
 #[test]
 fn a_resized_copy_that_a_disk_names_is_in_use() {
     let resized = format!("{E97}_10737418240");
     let run = world_with_a_disk_on("instance-00000002", &resized).explain(NO_ARGS).exits(0);
-    assert_eq!(run.verdict(&resized), "in_use");
-    assert_eq!(run.codes(&resized), ["backing_file"]);
-    assert_eq!(run.with_verdict("removable"), [""; 0]);
+    is_kept_by_its_disk(&run, &resized);
 }
 
 #[test]
 fn a_disk_in_a_directory_of_an_instances_odd_name_counts() {
     let small = format!("{E97}_sm");
-    let world = world_with_a_disk_on("banana-42-hamster", &small);
-    let run = world.explain(["--ignore-unlisted"]).exits(0);
-    assert_eq!(run.verdict(&small), "in_use");
+    let run = world_with_a_disk_on("banana-42-hamster", &small).explain(["--ignore-unlisted"]).exits(0);
+    is_kept_by_its_disk(&run, &small);
     assert_eq!(run.reason(&small, "backing_file")["instances"], json!(["banana-42-hamster"]));
 }
 
@@ -166,70 +192,42 @@ fn a_disk_that_cannot_be_read_ends_the_clean_up() {
 
 #[test]
 fn no_file_of_an_image_is_found_where_there_is_none() {
-    let world = World::new();
-    let other = world.original("another", 30 * DAY);
-    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
-    let run = world.explain(["image-a"]).exits(0);
-    assert_eq!(list(&run.json()["files"]).len(), 0);
-    assert_eq!(world.explain(NO_ARGS).verdict(&other), "removable");
+    of_a_used_image(&[]);
 }
 
 #[test]
 fn a_used_image_keeps_its_small_copy() {
-    let world = World::new();
-    let small = format!("{}_sm", cache_file_name("image-a"));
-    world.cache_file(&small, 30 * DAY);
-    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
-    let run = world.explain(["image-a"]).exits(0);
-    assert_eq!(list(&run.json()["files"]).len(), 1);
-    assert_eq!(run.codes(&small), ["image_in_use"]);
+    let run = of_a_used_image(&["_sm"]);
+    assert_eq!(run.codes(&format!("{}_sm", cache_file_name("image-a"))), ["image_in_use"]);
 }
 
 #[test]
 fn a_used_image_keeps_its_resized_copy_where_no_disk_tells_more() {
-    let world = World::new();
-    let resized = world.resized("image-a", 10_737_418_240, 30 * DAY);
-    for name in ["00000001", "ephemeral_0_20_None", "00000004"] {
-        world.cache_file(name, 30 * DAY);
-    }
-    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
-    let run = world.explain(["image-a"]).exits(0);
-    assert_eq!(list(&run.json()["files"]).len(), 1);
-    assert_eq!(run.codes(&resized), ["resized_copy_kept"]);
+    let run = of_a_used_image(&["_10737418240"]);
+    assert_eq!(run.codes(&format!("{}_10737418240", cache_file_name("image-a"))), ["resized_copy_kept"]);
 }
 
 #[test]
 fn an_image_is_asked_for_by_its_id_and_all_its_files_are_found() {
-    let world = World::new();
-    let original = world.original("image-a", 30 * DAY);
-    let resized = world.resized("image-a", 10_737_418_240, 30 * DAY);
-    let small = format!("{original}_sm");
-    world.cache_file(&small, 30 * DAY);
-    for name in ["00000001", "ephemeral_0_20_None", "00000004"] {
-        world.cache_file(name, 30 * DAY);
-    }
-    world.inventory(&json!([{"name": "i", "host": HOST, "image_ref": "image-a"}]));
-    let run = world.explain(["image-a"]).exits(0);
-    assert_eq!(run.with_verdict("in_use"), [original, resized, small]);
-    assert_eq!(list(&run.json()["files"]).len(), 3);
+    let ends = ["", "_10737418240", "_sm"];
+    let names = ends.map(|end| format!("{}{end}", cache_file_name("image-a")));
+    assert_eq!(of_a_used_image(&ends).with_verdict("in_use"), names);
 }
 
 #[test]
 fn an_unused_copy_stays_until_it_is_an_hour_old_and_then_goes_with_info_and_lock() {
     let name = format!("{E97}_10737418240");
     let world = world_with_a_base_file(&name);
-    let info = world.base(format!("{name}.info"));
+    let all = [world.base(&name), world.base(format!("{name}.info")), lock_of(&world, &name)];
 
     let run = world.prune(NO_ARGS).exits(0);
     assert_eq!((run.verdict(&name).as_str(), run.outcome(&name).as_str()), ("too_young", "kept"));
-    assert!(world.base(&name).exists() && info.exists() && lock_of(&world, &name).exists());
+    assert!(all.iter().all(|it| it.exists()), "{run:#?}");
 
-    set_age(&world.base(&name), Duration::from_secs(3601));
+    set_age(&all[0], Duration::from_secs(3601));
     let run = world.prune(NO_ARGS).exits(0);
     assert_eq!(run.outcome(&name), "removed");
-    assert!(!world.base(&name).exists(), "the file");
-    assert!(!lock_of(&world, &name).exists(), "the lock");
-    assert!(!info.exists(), "the info file");
+    assert!(!all.iter().any(|it| it.exists()), "{run:#?}");
 }
 
 #[test]
@@ -272,9 +270,7 @@ fn a_file_that_goes_before_it_is_removed_is_no_error() {
 fn a_file_that_cannot_be_removed_is_reported_and_stays() {
     let world = World::new();
     let names = [E97.to_owned(), cache_file_name("image-b")];
-    for name in &names {
-        world.cache_file(name, 25 * HOUR);
-    }
+    names.iter().for_each(|name| drop(world.cache_file(name, 25 * HOUR)));
     let inventory = world.inventory(&json!([]));
     world.give_to_nobody();
     world.set_mode("_base", 0o555);
@@ -284,8 +280,7 @@ fn a_file_that_cannot_be_removed_is_reported_and_stays() {
     world.set_mode("_base", 0o755);
     // The second one was tried although the first one failed.
     for name in &names {
-        assert_eq!(run.outcome(name), "failed");
-        assert!(world.base(name).exists());
+        assert_eq!((run.outcome(name).as_str(), world.base(name).exists()), ("failed", true));
         let error = text(&run.file(name)["error"]);
         assert!(error.contains("Failed to remove") && error.contains(name.as_str()), "{error}");
     }
@@ -293,64 +288,53 @@ fn a_file_that_cannot_be_removed_is_reported_and_stays() {
 
 #[test]
 fn an_image_that_no_instance_uses_is_removable() {
-    let world = World::new();
-    let image = world.original("123", 25 * HOUR);
-    world.inventory(&json!([]));
+    let (world, image) = world_with_a_used_image(json!({"name": "banana-42", "host": HOST}));
     let run = world.explain(NO_ARGS).exits(0);
-    assert_eq!(run.verdict(&image), "removable");
-    assert_eq!(run.codes(&image), ["unused"]);
+    assert_eq!((run.verdict(&image).as_str(), run.codes(&image)), ("removable", vec!["unused".into()]));
 }
 
 #[test]
 fn an_image_that_an_instance_uses_is_kept_and_its_age_starts_again() {
-    let world = World::new();
-    let image = world.original("123", 25 * HOUR);
-    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
-    let before = SystemTime::now() - Duration::from_secs(1);
-    crate::common::plain_qcow2(&world.path("banana-42/disk"));
+    let row = json!({"name": "banana-42", "host": HOST, "image_ref": "123"});
+    let (world, image) = world_with_a_used_image(row);
+    plain_qcow2(&world.path("banana-42/disk"));
     let run = world.prune(NO_ARGS).exits(0);
     assert_eq!((run.verdict(&image).as_str(), run.outcome(&image).as_str()), ("in_use", "kept"));
-    assert!(mtime(&world.base(&image)) >= before);
+    assert!(is_now(mtime(&world.base(&image))));
     assert_eq!(run.json()["summary"]["touched"], 1);
 }
 
 #[test]
 fn an_image_that_an_instance_on_another_host_uses_is_kept_and_its_age_starts_again() {
-    let world = World::new();
-    world.compute_nodes(&[HOST, "compute-2"]);
-    let image = world.original("123", 25 * HOUR);
-    world.inventory(&json!([{"name": "banana-42", "host": "compute-2", "image_ref": "123"}]));
-    let before = SystemTime::now() - Duration::from_secs(1);
-    let run = world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.verdict(&image), "in_use");
-    assert!(mtime(&world.base(&image)) >= before);
+    let row = json!({"name": "banana-42", "host": "compute-2", "image_ref": "123"});
+    let (world, image) = world_with_a_used_image(row);
+    assert_eq!(world.prune(NO_ARGS).exits(0).verdict(&image), "in_use");
+    assert!(is_now(mtime(&world.base(&image))));
 }
 
 #[test]
 fn an_image_in_use_without_a_base_file_is_reported_as_missing() {
-    let world = World::new();
-    crate::common::plain_qcow2(&world.path("banana-42/disk"));
-    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
+    let row = json!({"name": "banana-42", "host": HOST, "image_ref": "123"});
+    let (world, image) = world_with_a_used_image(row);
+    fs_err::remove_file(world.base(&image)).unwrap();
+    plain_qcow2(&world.path("banana-42/disk"));
     let run = world.prune(NO_ARGS).exits(0);
-    let missing = run.missing(&cache_file_name("123")).unwrap();
-    assert_eq!(missing["reasons"][0]["images"], json!(["123"]));
-    assert_eq!(missing["reasons"][0]["instances"], json!(["banana-42"]));
+    let reason = &run.missing(&image).unwrap()["reasons"][0];
+    assert_eq!((&reason["images"], &reason["instances"]), (&json!(["123"]), &json!(["banana-42"])));
     assert_eq!(run.with_verdict("removable"), [""; 0]);
 }
 
 #[test]
 fn a_base_file_in_use_that_has_gone_makes_nothing_removable_and_is_missing() {
-    let world = World::new();
-    let image = world.original("123", 25 * HOUR);
+    let row = json!({"name": "banana-42", "host": HOST, "image_ref": "123"});
+    let (world, image) = world_with_a_used_image(row);
     world.instance_disk("banana-42", &image);
-    world.inventory(&json!([{"name": "banana-42", "host": HOST, "image_ref": "123"}]));
     assert_eq!(world.explain(NO_ARGS).exits(0).verdict(&image), "in_use");
     fs_err::remove_file(world.base(&image)).unwrap();
     let run = world.prune(NO_ARGS).exits(0);
-    let codes: Vec<_> =
-        list(&run.missing(&image).unwrap()["reasons"]).iter().map(|it| text(&it["code"])).collect();
-    assert_eq!(codes, ["image_in_use", "backing_file"]);
-    assert_eq!(list(&run.json()["files"]).len(), 0);
+    let reasons = run.missing(&image).unwrap()["reasons"].take();
+    assert_eq!([&reasons[0]["code"], &reasons[1]["code"]], ["image_in_use", "backing_file"]);
+    assert_eq!(run.json()["files"], json!([]));
 }
 
 #[test]
@@ -359,44 +343,40 @@ fn the_scene_of_verify_base_images_gives_its_active_and_removable_files() {
     let [of_1, of_21, of_22, of_42] = ["1", "21", "22", "42"].map(cache_file_name);
     assert_eq!(of_1, "356a192b7913b04c54574d18c28d46e6395428ab");
     let backing = format!("{of_1}_5368709120");
-    let other_size = format!("{of_1}_10737418240");
-    let [small_1, small_2] = [format!("{E97}_sm"), "e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm".into()];
-    let info = format!("{of_42}.info");
-    let others = ["00000001", "00000004", "ephemeral_0_20_None"];
-    for name in [&of_1, &of_21, &of_22, &of_42, &backing, &other_size, &small_1, &small_2, &info] {
+    let mut removable = [
+        format!("{of_1}_10737418240"),
+        format!("{E97}_sm"),
+        "e09c675c2d1cfac32dae3c2d83689c8c94bc693b_sm".into(),
+        format!("{of_42}.info"),
+        of_42,
+    ];
+    let mut active = [of_1, of_21, of_22, backing.clone()];
+    let others = ["00000001", "00000004", "ephemeral_0_20_None"].map(String::from);
+    for name in active.iter().chain(&removable).chain(&others) {
         world.cache_file(name, DAY);
         set_mtime(&world.base(name), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
     }
-    for name in others {
-        world.cache_file(name, DAY);
-        set_mtime(&world.base(name), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
-    }
+    active.sort();
+    removable.sort();
     world.instance_disk("instance-1", &backing);
     world.instance_disk("instance-2", &backing);
-    crate::common::plain_qcow2(&world.path("instance-3/disk"));
+    plain_qcow2(&world.path("instance-3/disk"));
     world.inventory(&json!([
         {"image_ref": "1", "host": HOST, "name": "instance-1", "uuid": "4c7c8ac1-7b8c-4dbf-a0a0-000000000001",
          "vm_state": "", "task_state": ""},
         {"image_ref": "1", "kernel_id": "21", "ramdisk_id": "22", "host": HOST, "name": "instance-2",
          "uuid": "4c7c8ac1-7b8c-4dbf-a0a0-000000000002", "vm_state": "", "task_state": ""},
     ]));
-
-    let mut active = vec![of_1, of_21, of_22, backing];
-    active.sort();
-    let mut removable = vec![of_42, other_size, small_1, small_2, info];
-    removable.sort();
     for args in [&[][..], &["--ignore-unlisted"]] {
         let run = world.explain(args).exits(0);
         assert_eq!(run.with_verdict("in_use"), active);
         assert_eq!(run.with_verdict("removable"), removable);
         assert_eq!(run.with_verdict("ignored"), others);
     }
-
     let run = world.prune(NO_ARGS).exits(0);
-    let left: Vec<String> = world.cache_names();
-    let mut expected = [active.as_slice(), &others.map(String::from)].concat();
-    expected.sort();
-    assert_eq!(left, expected, "{run:#?}");
+    let mut left = [&active[..], &others].concat();
+    left.sort();
+    assert_eq!(world.cache_names(), left, "{run:#?}");
 }
 
 #[test]
@@ -414,14 +394,16 @@ fn an_instances_path_without_a_cache_gives_nothing_to_do() {
 
 #[test]
 fn info_files_are_told_by_their_names() {
-    let world = World::new();
-    let [info, sha1] = [format!("{E97}.info"), format!("{E97}.sha1")];
-    for (name, kind) in
-        [("banana", "other"), ("00000001", "other"), (E97, "original"), (&sha1, "other"), (&info, "info")]
-    {
-        world.cache_file(name, DAY);
-        assert_eq!(world.scan().exits(0).file(name)["kind"], kind, "{name}");
-    }
+    are_kinds(
+        &World::new(),
+        &[
+            ("00000001", "other"),
+            ("banana", "other"),
+            (E97, "original"),
+            (&format!("{E97}.info"), "info"),
+            (&format!("{E97}.sha1"), "other"),
+        ],
+    );
 }
 
 #[test]
@@ -456,22 +438,17 @@ fn a_pass_counts_every_instance_of_the_inventory() {
 
 #[test]
 fn swap_files_are_told_by_their_names() {
-    let world = World::new();
-    let expected = [
-        ("123_swap", "other"),
-        ("swap_", "other"),
-        ("swap_123", "swap"),
-        ("swap_129_", "other"),
-        ("swap_456", "swap"),
-        ("swap_abc", "other"),
-    ];
-    for (name, _) in expected {
-        world.cache_file(name, DAY);
-    }
-    let json = world.scan().exits(0).json();
-    let listed: Vec<_> =
-        list(&json["files"]).iter().map(|it| (text(&it["name"]), text(&it["kind"]))).collect();
-    assert_eq!(listed, expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
+    are_kinds(
+        &World::new(),
+        &[
+            ("123_swap", "other"),
+            ("swap_", "other"),
+            ("swap_123", "swap"),
+            ("swap_129_", "other"),
+            ("swap_456", "swap"),
+            ("swap_abc", "other"),
+        ],
+    );
 }
 
 #[test]
@@ -490,33 +467,26 @@ fn a_swap_file_that_an_instance_uses_stays_and_the_other_goes() {
 #[test]
 fn a_file_is_removed_only_under_novas_lock_of_its_name() {
     let world = World::new();
-    let name = format!("{E97}_10737418240");
-    for name in [&name, "swap_256"] {
-        world.cache_file(name, 25 * HOUR);
-    }
+    let names = [format!("{E97}_10737418240"), "swap_256".into()];
+    names.iter().for_each(|name| drop(world.cache_file(name, 25 * HOUR)));
     world.inventory(&json!([]));
-
     let mut nova = Nova::start(&world);
-    nova.takes(&name);
-    nova.takes("swap_256");
+    names.iter().for_each(|name| nova.takes(name));
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);
-    assert_eq!(run.outcome(&name), "locked");
-    assert_eq!(run.outcome("swap_256"), "locked");
-    assert_eq!(world.cache_names(), [&name, "swap_256"]);
+    assert_eq!(names.each_ref().map(|name| run.outcome(name)), ["locked", "locked"]);
+    assert_eq!(world.cache_names(), names);
 
-    nova.releases(&name);
-    nova.releases("swap_256");
+    names.iter().for_each(|name| nova.releases(name));
     let run = world.prune(["--lock-wait", "100ms"]).exits(0);
-    assert_eq!(run.outcome(&name), "removed");
-    assert_eq!(run.outcome("swap_256"), "removed");
+    assert_eq!(names.each_ref().map(|name| run.outcome(name)), ["removed", "removed"]);
     assert_eq!(world.cache_names(), [""; 0]);
-    assert!(!lock_of(&world, &name).exists());
-    assert!(lock_of(&world, "swap_256").exists(), "nova leaves the locks of its swap files");
+    let locks = names.each_ref().map(|name| lock_of(&world, name).exists());
+    assert_eq!(locks, [false, true], "nova leaves the locks of its swap files");
 }
 
 #[test]
 fn the_table_of_cases_names_every_test_here_and_none_that_is_not() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let directory = repository("tests");
     let table = fs_err::read_to_string(directory.join("README.md")).unwrap();
     let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| `test_")).collect();
     assert_eq!(rows.len(), 28, "the reference has 28 cases");

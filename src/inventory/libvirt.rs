@@ -152,7 +152,6 @@ fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn domain(namespace: &str, nova: &str) -> String {
         format!(
@@ -298,27 +297,6 @@ mod tests {
         for (text, expected) in cases {
             let error = format!("{:#}", parse(text, "h").unwrap_err());
             assert!(error.contains(expected), "{expected}: {error}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
-            drop(parse(text.as_bytes(), "h"));
-        }
-
-        #[test]
-        fn no_damage_to_a_good_text_makes_the_parser_panic(
-            at in any::<proptest::sample::Index>(),
-            byte in any::<u8>(),
-            cut in any::<proptest::sample::Index>(),
-        ) {
-            let mut text = domain("1.1", "<nova:flavor><nova:swap>1</nova:swap></nova:flavor>").into_bytes();
-            let at = at.index(text.len());
-            text[at] = byte;
-            drop(parse(&text, "h"));
-            text.truncate(cut.index(text.len()));
-            drop(parse(&text, "h"));
         }
     }
 }

@@ -93,6 +93,11 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
+/// Its name while it is set aside.
+fn aside(name: &str) -> String {
+    crate::cache_name::set_aside_name(OsStr::new(name)).into_string().unwrap()
+}
+
 /// `name: verdict codes` for each file.
 fn verdicts(evidence: &Evidence, inventory: Option<&Inventory>, policy: &Policy) -> Vec<String> {
     judge(evidence, inventory, policy, NOW)
@@ -127,6 +132,7 @@ fn each_kind_waits_for_its_minimum_age() {
         (format!("{A}.part"), 23, true, "too_young Unused Partial"),
         (format!("{A}.part"), 24, true, "removable Unused Partial"),
         (A.to_uppercase(), 99, true, "ignored NotACacheFile"),
+        (aside(A), 99, true, "ignored SetAside"),
     ] {
         let evidence = evidence(&[(&name, hours * HOUR)]);
         let policy = Policy { partials, ..policy() };
@@ -149,16 +155,15 @@ fn an_info_file_shares_the_fate_of_its_file() {
     let name = format!("{A}_5");
     let info = format!("{name}.info");
     let files = [(name.as_str(), 2 * HOUR), (info.as_str(), 0)];
-    assert_eq!(
-        verdicts(&evidence(&files), None, &policy()),
-        [format!("{name}: removable Unused"), format!("{info}: removable Sidecar")]
-    );
-    let mut used = evidence(&files);
-    add(&mut used, "u", vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])]);
-    assert_eq!(
-        verdicts(&used, None, &policy()),
-        [format!("{name}: in_use BackingFile"), format!("{info}: in_use Sidecar")]
-    );
+    for (disks, expected) in [
+        (vec![], ["removable Unused", "removable Sidecar"]),
+        (vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])], ["in_use BackingFile", "in_use Sidecar"]),
+    ] {
+        let mut evidence = evidence(&files);
+        add(&mut evidence, "u", disks);
+        let expected = [format!("{name}: {}", expected[0]), format!("{info}: {}", expected[1])];
+        assert_eq!(verdicts(&evidence, None, &policy()), expected);
+    }
 }
 
 #[test]
@@ -207,40 +212,19 @@ fn where_sources_contradict_both_images_are_kept() {
 #[test]
 fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
     let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
+    let on = |it: &str, name: &str| vec![disk(&format!("/i/{it}/disk"), &[name])];
+    let raw = |it: &str| vec![disk(&format!("/i/{it}/disk"), &[])];
+    let swap = vec![disk("/i/v/disk.swap", &[])];
+    let of_b = format!("/i/_base/{B}_2");
     for (what, disks_of_u, disks_of_v, expected) in [
-        (
-            "both backed by another copy",
-            vec![disk("/i/u/disk", &[&used])],
-            vec![disk("/i/v/disk", &[&used])],
-            "removable Unused",
-        ),
-        ("one raw", vec![disk("/i/u/disk", &[&used])], vec![disk("/i/v/disk", &[])], "removable Unused"),
-        ("both raw", vec![disk("/i/u/disk", &[])], vec![disk("/i/v/disk", &[])], "in_use ResizedCopyKept"),
-        ("one without a disk", vec![disk("/i/u/disk", &[&used])], vec![], "in_use ResizedCopyKept"),
-        (
-            "one with only a disk.swap",
-            vec![disk("/i/u/disk", &[&used])],
-            vec![disk("/i/v/disk.swap", &[])],
-            "in_use ResizedCopyKept",
-        ),
-        (
-            "one that cannot be read",
-            vec![disk("/i/u/disk", &[&used])],
-            vec![broken("/i/v/disk")],
-            "in_use ResizedCopyKept",
-        ),
-        (
-            "backed by this copy",
-            vec![disk("/i/u/disk", &[&format!("/x/{old}")])],
-            vec![disk("/i/v/disk", &[])],
-            "in_use BackingFile",
-        ),
-        (
-            "backed by a copy of another image",
-            vec![disk("/i/u/disk", &[&format!("/i/_base/{B}_2")])],
-            vec![disk("/i/v/disk", &[])],
-            "in_use ResizedCopyKept",
-        ),
+        ("both backed by another copy", on("u", &used), on("v", &used), "removable Unused"),
+        ("one raw", on("u", &used), raw("v"), "removable Unused"),
+        ("both raw", raw("u"), raw("v"), "in_use ResizedCopyKept"),
+        ("one without a disk", on("u", &used), vec![], "in_use ResizedCopyKept"),
+        ("one with only a disk.swap", on("u", &used), swap, "in_use ResizedCopyKept"),
+        ("one that cannot be read", on("u", &used), vec![broken("/i/v/disk")], "in_use ResizedCopyKept"),
+        ("backed by this copy", on("u", &format!("/x/{old}")), raw("v"), "in_use BackingFile"),
+        ("backed by a copy of another image", on("u", &of_b), raw("v"), "in_use ResizedCopyKept"),
     ] {
         let mut evidence = evidence(&[(&old, 99 * HOUR)]);
         add(&mut evidence, "u", disks_of_u);
@@ -261,11 +245,8 @@ fn directories_are_listed_by_name_uuid_and_resize() {
         ("u_del", row("u", "here", ""), false),
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR)]);
-        add(
-            &mut evidence,
-            directory,
-            vec![disk(&format!("/i/{directory}/disk"), &[&format!("../_base/{A}")])],
-        );
+        let disks = vec![disk(&format!("/i/{directory}/disk"), &[&format!("../_base/{A}")])];
+        add(&mut evidence, directory, disks);
         let rows = [row];
         let code = if is_listed { "BackingFile" } else { "BackingFileUnlisted" };
         assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{A}: in_use {code}"), "{directory}");
@@ -354,32 +335,19 @@ fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
 
 #[test]
 fn swap_and_ephemeral_files_are_kept_by_size() {
-    let evidence = evidence(&[
-        ("ephemeral_5_abcdefg", 99 * HOUR),
-        ("swap_05", 99 * HOUR),
-        ("swap_5", 99 * HOUR),
-        ("swap_6", 99 * HOUR),
-    ]);
+    let names = ["ephemeral_5_abcdefg", "swap_05", "swap_5", "swap_6"];
+    let evidence = evidence(&names.map(|name| (name, 99 * HOUR)));
     let uses = Row { swap_mb: Some(5), ephemeral_gb: Some(5), ..row("u", "there", "") };
-    assert_eq!(
-        verdicts(&evidence, Some(&inventory(&[uses])), &policy()),
-        [
-            "ephemeral_5_abcdefg: in_use EphemeralInUse",
-            "swap_05: in_use SwapInUse",
-            "swap_5: in_use SwapInUse",
-            "swap_6: removable Unused"
-        ]
-    );
+    let verdicts = verdicts(&evidence, Some(&inventory(&[uses])), &policy());
+    let expected = ["in_use EphemeralInUse", "in_use SwapInUse", "in_use SwapInUse", "removable Unused"];
+    assert!(verdicts.iter().zip(expected).all(|(verdict, end)| verdict.ends_with(end)), "{verdicts:?}");
 }
 
 #[test]
 fn what_local_instances_and_disks_need_and_is_not_there_is_missing() {
-    let mut evidence = evidence(&[(B, 0)]);
-    add(
-        &mut evidence,
-        "u",
-        vec![disk("/i/u/disk", &["../_base/gone", "/i/_base/gone2", "../other/elsewhere"])],
-    );
+    let mut evidence = evidence(&[(B, 0), (&aside("aside"), 0)]);
+    let names = ["../_base/gone", "/i/_base/gone2", "../other/elsewhere", "/i/_base/aside"];
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &names)]);
     let local =
         Row { swap_mb: Some(5), ephemeral_gb: Some(6), kernel_id: Some("b".into()), ..row("u", "here", "a") };
     let remote = Row { swap_mb: Some(7), ..row("v", "there", "c") };
@@ -500,12 +468,9 @@ fn what_is_asked_to_be_kept_and_what_qemu_has_open_is_in_use() {
     let known = crate::selection::Known { cache_dir, names: BTreeSet::from([OsStr::new(A)]), catalog };
     let (keep, _) = Selection::resolve(&["a".into()], &known).unwrap();
     let judgement = super::judge(&evidence, None, (&policy(), &keep), NOW);
-    let codes: Vec<_> = judgement.files.iter().map(|it| (it.verdict, it.reasons[0].code)).collect();
-    let in_use = Verdict::InUse;
-    assert_eq!(
-        codes,
-        [(in_use, Code::KeptOnRequest), (Verdict::Removable, Code::Unused), (in_use, Code::OpenInQemu)]
-    );
+    let codes: Vec<_> = judgement.files.iter().map(|it| it.reasons[0].code).collect();
+    assert_eq!(codes, [Code::KeptOnRequest, Code::Unused, Code::OpenInQemu]);
+    assert!([0, 2].iter().all(|index| judgement.files[*index].verdict == Verdict::InUse));
 }
 
 #[test]

@@ -97,8 +97,8 @@ impl Host {
         Run::of(self.world.command().args(["-p", "instances"]).args(args))
     }
 
-    /// The same with the instances path on a filesystem of its own, of 64 MiB and 300 inodes, where nobody else writes: a tmpfs of a
-    /// mount namespace, which goes with the command. `before` is run there first. Returns what is left in the cache, too.
+    /// The same with the instances path on a filesystem of its own, of 64 MiB and 300 inodes: a tmpfs of a mount namespace.
+    /// `before` is run there first. Returns what is left in the cache, too.
     pub fn run_on_own_filesystem(&self, before: &str, args: &[&str]) -> (Run, Vec<String>) {
         const SCRIPT: &str = r#"cp -a . ../saved && mount -t tmpfs -o size=64m,nr_inodes=300 none . && cd "$PWD" &&
             cp -a ../saved/. . && rm -r ../saved && eval "$0" &&

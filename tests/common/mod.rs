@@ -197,9 +197,7 @@ impl World {
     /// Gives everything to the user of [`World::as_nobody`].
     pub fn give_to_nobody(&self) {
         if nix::unistd::geteuid().is_root() {
-            for path in Snapshot::of(self.dir.path()).0.keys() {
-                std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-            }
+            prune::chown_all(self.dir.path(), NOBODY);
         }
     }
 
@@ -386,6 +384,16 @@ impl Snapshot {
     }
 }
 
+/// A path of the repository.
+pub fn repository(below: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(below)
+}
+
+/// A Python with what the tests need: see tests/run.
+pub fn python() -> String {
+    std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
 /// The path of a tool that the tests need. Panics with the package to install where it is not there.
 pub fn tool(name: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -433,55 +441,33 @@ pub fn qemu_img<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Makes a raw image of that size, sparse, and the directories above it.
-pub fn raw(path: &Path, size: &str) {
+/// Makes an image with qemu-img, and the directories above it.
+#[track_caller]
+fn create(path: &Path, format: &str, options: &[&OsStr], size: &str) {
     fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: [&OsStr; 6] =
-        ["create".as_ref(), "-q".as_ref(), "-f".as_ref(), "raw".as_ref(), path.as_ref(), size.as_ref()];
-    qemu_img(args);
+    let head = ["create", "-q", "-f", format].map(OsStr::new);
+    qemu_img([&head, options, &[path.as_ref(), size.as_ref()]].concat());
 }
 
-/// Makes a qcow2 image with that backing file name, as it stands, and the directories above it. The backing file
-/// need not be there.
+/// Makes a raw image of that size, sparse.
+pub fn raw(path: &Path, size: &str) {
+    create(path, "raw", &[], size);
+}
+
+/// Makes a qcow2 image with that backing file name, as it stands. The backing file need not be there.
 pub fn overlay(path: &Path, backing: impl AsRef<OsStr>) {
     overlay_with(path, backing, "cluster_size=512");
 }
 
 /// [`overlay`] with options of qemu-img's own, such as `compat=0.10`.
 pub fn overlay_with(path: &Path, backing: impl AsRef<OsStr>, options: &str) {
-    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: Vec<&OsStr> = vec![
-        "create".as_ref(),
-        "-q".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "-o".as_ref(),
-        options.as_ref(),
-        "-u".as_ref(),
-        "-F".as_ref(),
-        "raw".as_ref(),
-        "-b".as_ref(),
-        backing.as_ref(),
-        path.as_ref(),
-        "64k".as_ref(),
-    ];
-    qemu_img(args);
+    let options = ["-o", options, "-u", "-F", "raw", "-b"].map(OsStr::new);
+    create(path, "qcow2", &[&options[..], &[backing.as_ref()]].concat(), "64k");
 }
 
 /// Makes a qcow2 image without a backing file.
 pub fn plain_qcow2(path: &Path) {
-    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
-    let args: [&OsStr; 8] = [
-        "create".as_ref(),
-        "-q".as_ref(),
-        "-f".as_ref(),
-        "qcow2".as_ref(),
-        "-o".as_ref(),
-        "cluster_size=512".as_ref(),
-        path.as_ref(),
-        "64k".as_ref(),
-    ];
-    qemu_img(args);
+    create(path, "qcow2", &["-o", "cluster_size=512"].map(OsStr::new), "64k");
 }
 
 /// Sets a file's mtime to so long ago.

@@ -281,22 +281,13 @@ pub fn is_locked(path: &Path) -> bool {
 }
 
 fn whole_file() -> libc::flock {
-    bytes(libc::F_WRLCK, 0, 0)
-}
-
-fn bytes(kind: i32, start: i64, length: i64) -> libc::flock {
     libc::flock {
-        l_type: kind.try_into().unwrap(),
+        l_type: libc::F_WRLCK.try_into().unwrap(),
         l_whence: libc::SEEK_SET.try_into().unwrap(),
-        l_start: start,
-        l_len: length,
+        l_start: 0,
+        l_len: 0,
         l_pid: 0,
     }
-}
-
-/// The lock that QEMU has on a raw backing file, while this descriptor is open.
-pub fn lock_as_qemu(file: &File) {
-    fcntl(file.file(), FcntlArg::F_OFD_SETLK(&bytes(libc::F_RDLCK, 100, 1))).unwrap();
 }
 
 /// Where nova and prune lock a cache file.

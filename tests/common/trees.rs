@@ -11,7 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{HOST, World, overlay, overlay_with, plain_qcow2, raw, set_age};
 
@@ -39,7 +39,8 @@ pub struct Tree {
     pub cache: BTreeMap<String, u64>,
     /// Disks below the instances path.
     pub disks: BTreeMap<(&'static str, &'static str), Content>,
-    pub inventory: Vec<Row>,
+    /// Rows, one an instance.
+    pub inventory: Vec<Value>,
     /// The hosts in `compute_nodes`, where there is one.
     pub nodes: Option<BTreeSet<&'static str>>,
     pub damage: (&'static str, Damage),
@@ -81,27 +82,17 @@ pub enum Damage {
     Format,
 }
 
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub id: &'static str,
-    pub host: Option<&'static str>,
-    pub image: Option<&'static str>,
-    pub kernel: Option<&'static str>,
-    pub vm_state: Option<&'static str>,
-    pub task_state: Option<&'static str>,
-    pub swap_mb: Option<u64>,
-    pub ephemeral_gb: Option<u64>,
+impl Damage {
+    const ALL: [Self; 5] =
+        [Self::Truncated, Self::Version, Self::DanglingDisk, Self::DanglingDirectory, Self::Format];
 }
 
 fn cache_names() -> Vec<String> {
-    let mut names: Vec<String> =
-        ["swap_128", "swap_256", "ephemeral_5_abcdefg", "ephemeral_7_1234567"].map(String::from).into();
-    for image in IMAGES {
-        let name = cache_file_name(image);
-        names.extend(
-            ["_10737418240", "_5368709120", "_sm", ".info", ".part"].map(|end| format!("{name}{end}")),
-        );
-        names.push(name);
+    let sizes = ["swap_128", "swap_256", "ephemeral_5_abcdefg", "ephemeral_7_1234567"];
+    let mut names = sizes.map(String::from).to_vec();
+    for name in IMAGES.map(cache_file_name) {
+        let ends = ["", "_10737418240", "_5368709120", "_sm", ".info", ".part"];
+        names.extend(ends.map(|end| format!("{name}{end}")));
     }
     names
 }
@@ -118,22 +109,14 @@ pub fn trees() -> impl Strategy<Value = Tree> {
         1 => Just(Content::Qcow2),
         6 => (select(backing_names()), select(&STYLES[..])).prop_map(|(name, style)| Content::On(name, style)),
     ];
-    let damage = select(
-        &[
-            Damage::Truncated,
-            Damage::Version,
-            Damage::DanglingDisk,
-            Damage::DanglingDirectory,
-            Damage::Format,
-        ][..],
-    );
     let disks = btree_map((select(&DIRECTORIES[..]), select(&DISKS[..])), content, 0..14);
+    let hosts = proptest::collection::btree_set(select(&HOSTS[..]), 0..3);
     (
         btree_map(select(cache_names()), select(vec![0_u64, 1800, 7200, 80_000, 90_000, 9_000_000]), 4..24),
         disks,
-        vec(rows(), 0..6).prop_map(one_row_an_instance),
-        option::weighted(0.8, proptest::collection::btree_set(select(&HOSTS[..]), 0..3)),
-        (select(&DIRECTORIES[..]), damage),
+        vec((select(&INSTANCES[..]), rows()), 0..6).prop_map(one_row_an_instance),
+        option::weighted(0.8, hosts),
+        (select(&DIRECTORIES[..]), select(&Damage::ALL[..])),
     )
         .prop_map(|(cache, disks, inventory, nodes, damage)| Tree {
             cache,
@@ -144,33 +127,30 @@ pub fn trees() -> impl Strategy<Value = Tree> {
         })
 }
 
-fn rows() -> impl Strategy<Value = Row> {
+/// Rows without the instance's id.
+fn rows() -> impl Strategy<Value = Value> {
     let maybe = |values: &'static [&'static str]| option::of(select(values));
+    let size = |values: [u64; 3]| option::of(select(values.to_vec()));
     (
-        select(&INSTANCES[..]),
         maybe(&HOSTS),
         maybe(&IMAGES),
         option::weighted(0.2, select(&IMAGES[..])),
         maybe(&["active", "resized", "shelved_offloaded", "error"]),
         maybe(&["resize_migrating", "deleting"]),
-        option::of(select(vec![0_u64, 128, 256])),
-        option::of(select(vec![0_u64, 5, 7])),
+        (size([0, 128, 256]), size([0, 5, 7])),
     )
-        .prop_map(|(id, host, image, kernel, vm_state, task_state, swap_mb, ephemeral_gb)| Row {
-            id,
-            host,
-            image,
-            kernel,
-            vm_state,
-            task_state,
-            swap_mb,
-            ephemeral_gb,
+        .prop_map(|(host, image, kernel, vm_state, task_state, (swap_mb, ephemeral_gb))| {
+            json!({"host": host, "image_ref": image, "kernel_id": kernel, "vm_state": vm_state,
+                   "task_state": task_state, "swap_mb": swap_mb, "ephemeral_gb": ephemeral_gb})
         })
 }
 
-fn one_row_an_instance(rows: Vec<Row>) -> Vec<Row> {
-    let rows: BTreeMap<_, _> = rows.into_iter().map(|row| (row.id, row)).collect();
-    rows.into_values().collect()
+fn one_row_an_instance(rows: Vec<(&str, Value)>) -> Vec<Value> {
+    let mut by_id: BTreeMap<_, _> = rows.into_iter().collect();
+    for (id, row) in &mut by_id {
+        row[if id.starts_with("instance") { "name" } else { "uuid" }] = json!(id);
+    }
+    by_id.into_values().collect()
 }
 
 /// One world for all trees, so that the real qemu-img makes each kind of disk once: the trees have links to them.
@@ -184,8 +164,10 @@ impl Nursery {
         let world = World::bare();
         let pool = world.outside().join("pool");
         let volumes = world.outside().join("volumes");
-        let mut disks =
-            BTreeMap::from([(Content::Raw, pool.join("raw")), (Content::Qcow2, pool.join("qcow2"))]);
+        let mut disks = BTreeMap::new();
+        for content in [Content::Raw, Content::Qcow2] {
+            disks.insert(content.clone(), pool.join(format!("{content:?}")));
+        }
         raw(&disks[&Content::Raw], "4k");
         plain_qcow2(&disks[&Content::Qcow2]);
         for name in backing_names() {
@@ -232,17 +214,7 @@ impl Nursery {
         if let Some(nodes) = &tree.nodes {
             world.compute_nodes(&nodes.iter().copied().collect::<Vec<_>>());
         }
-        let rows: Vec<_> = tree
-            .inventory
-            .iter()
-            .map(|row| {
-                let id = if row.id.starts_with("instance") { "name" } else { "uuid" };
-                json!({id: row.id, "host": row.host, "image_ref": row.image, "kernel_id": row.kernel,
-                       "vm_state": row.vm_state, "task_state": row.task_state, "swap_mb": row.swap_mb,
-                       "ephemeral_gb": row.ephemeral_gb})
-            })
-            .collect();
-        world.inventory(&json!(rows));
+        world.inventory(&json!(tree.inventory));
     }
 
     pub fn damage(&self, (directory, damage): (&str, Damage)) {
