@@ -99,7 +99,8 @@ fn join(mut rows: Vec<Row>) -> Vec<Instance> {
 
 /// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    let notes: [(fn(&Lacks) -> bool, fn(Lacking) -> Warning); 4] = [
+    type Note = (fn(&Lacks) -> bool, fn(Lacking) -> Warning);
+    let notes: [Note; 4] = [
         (|it| it.image, Warning::LacksImage),
         (|it| it.kernel, Warning::LacksKernel),
         (|it| it.swap, Warning::LacksSwap),
