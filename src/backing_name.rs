@@ -167,7 +167,7 @@ mod tests {
             (r#"json:{"file.filename":"file:x"}"#, vec!["x"]),
             (
                 r#"json:{"driver":"qcow2","file":{"filename":"a"},"backing":{"driver":"raw","file":{"filename":"b"}}}"#,
-                vec!["b", "a"],
+                vec!["a", "b"],
             ),
             (
                 r#"json:{"driver":"quorum","children":[{"file":{"filename":"a"}},{"file":{"filename":"b"}}]}"#,

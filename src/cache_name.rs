@@ -197,12 +197,6 @@ impl<'a> CacheName<'a> {
     }
 }
 
-/// Whether a size as a name writes it is that number, leading zeros aside.
-pub fn is_size(written: &str, size: u64) -> bool {
-    let digits = written.trim_start_matches('0');
-    size.to_string() == if digits.is_empty() { "0" } else { digits }
-}
-
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -280,15 +274,5 @@ mod tests {
             assert_eq!(CacheName::parse(OsStr::new(&name)).fingerprint(), Some(HEX), "{name}");
         }
         assert_eq!(CacheName::parse(OsStr::new("swap_5")).fingerprint(), None);
-    }
-
-    #[test]
-    fn sizes_are_compared_as_numbers() {
-        for (written, size, same) in
-            [("512", 512, true), ("0512", 512, true), ("0", 0, true), ("000", 0, true), ("51", 512, false)]
-        {
-            assert_eq!(is_size(written, size), same, "{written}");
-        }
-        assert!(!is_size("99999999999999999999999999", u64::MAX));
     }
 }

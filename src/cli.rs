@@ -91,7 +91,7 @@ Example:
     #[command(after_help = "\
 Example:
   nova-imagecache scan --format json")]
-    Scan(Scan),
+    Scan(Listing),
     /// Say for each file why it stays or can be removed
     ///
     /// Reads the headers of all disks, compares them with the instances of the inventory, and prints a verdict with its
@@ -121,12 +121,6 @@ pub struct Fname {
     /// Ids of images; - reads them from standard input, one a line
     #[arg(required = true, value_name = "IMAGE_ID")]
     pub image_ids: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct Scan {
-    #[command(flatten)]
-    pub listing: Listing,
 }
 
 #[derive(Args, Debug)]
@@ -221,40 +215,33 @@ pub struct Prune {
 impl Cli {
     /// Takes from the environment what the command line does not give. An empty value counts as unset.
     pub fn fill_in(&mut self, var: impl Fn(&str) -> Option<OsString>) {
-        let var = |name: &str| var(name).filter(|it| !it.is_empty());
-        let used = &mut self.global.environment;
-        if self.global.instances_path.is_none()
-            && let Some(value) = var("NOVA_IMAGECACHE_INSTANCES_PATH")
-        {
-            self.global.instances_path = Some(value.into());
-            used.push("NOVA_IMAGECACHE_INSTANCES_PATH");
+        let Self { global, command } = self;
+        let used = &mut global.environment;
+        let mut take = |name: &'static str, is_given: bool| {
+            let value = if is_given { None } else { var(name).filter(|it| !it.is_empty()) };
+            used.extend(value.is_some().then_some(name));
+            value
+        };
+        if let Some(path) = take("NOVA_IMAGECACHE_INSTANCES_PATH", global.instances_path.is_some()) {
+            global.instances_path = Some(path.into());
         }
         let mut fill = |name: &'static str, option: &mut Vec<PathBuf>| {
-            if option.is_empty()
-                && let Some(value) = var(name)
-            {
-                option.push(value.into());
-                used.push(name);
-            }
+            option.extend(take(name, !option.is_empty()).map(PathBuf::from));
         };
-        fill("NOVA_IMAGECACHE_CONFIG_FILE", &mut self.global.config_file);
-        let (judging, listing, disks_only) = match &mut self.command {
+        fill("NOVA_IMAGECACHE_CONFIG_FILE", &mut global.config_file);
+        let (judging, listing, disks_only) = match command {
             Command::Fname(_) => return,
-            Command::Scan(scan) => (None, &mut scan.listing, false),
-            Command::Explain(explain) => (Some(&mut explain.judging), &mut explain.listing, false),
-            Command::Prune(prune) => (Some(&mut prune.judging), &mut prune.listing, prune.disks_only),
+            Command::Scan(listing) => return fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images),
+            Command::Explain(explain) => (&mut explain.judging, &mut explain.listing, false),
+            Command::Prune(prune) => (&mut prune.judging, &mut prune.listing, prune.disks_only),
         };
         fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images);
-        let Some(judging) = judging else { return };
         if !disks_only {
             fill("NOVA_IMAGECACHE_INVENTORY", &mut judging.inventory);
             fill("NOVA_IMAGECACHE_LIBVIRT", &mut judging.libvirt);
         }
-        if judging.host.is_none()
-            && let Some(value) = var("NOVA_IMAGECACHE_HOST")
-        {
-            judging.host = Some(value.to_string_lossy().into_owned());
-            used.push("NOVA_IMAGECACHE_HOST");
+        if let Some(host) = take("NOVA_IMAGECACHE_HOST", judging.host.is_some()) {
+            judging.host = Some(host.to_string_lossy().into_owned());
         }
     }
 }

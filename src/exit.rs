@@ -1,9 +1,9 @@
-//! What the process tells its caller: the exit codes, and the two errors that are more than bad input.
+//! What the process tells its caller: the exit codes, and the errors that are more than bad input.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// How a command ended. Errors end it with [`Exit::Usage`] unless they are [`AlreadyRunning`] or [`OutputFailed`].
+/// How a command ended. Errors end it with [`Exit::Usage`] unless they are a [`Failure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Done = 0,
@@ -20,26 +20,17 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// The error that another prune of this instances path is running.
+/// An error that ends the process with another code than bad input does.
 #[derive(Debug)]
-pub struct AlreadyRunning(pub String);
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
 
-impl fmt::Display for AlreadyRunning {
+impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "another prune of {} is running: wait for it to end, then run this again", self.0)
+        f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for AlreadyRunning {}
-
-/// The error that the report could not be written, whatever had been done before.
-#[derive(Debug)]
-pub struct OutputFailed(pub std::io::Error);
-
-impl fmt::Display for OutputFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot write the output: {}", self.0)
-    }
-}
-
-impl std::error::Error for OutputFailed {}
+impl std::error::Error for Failure {}

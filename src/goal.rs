@@ -1,6 +1,5 @@
 //! `--until-free`: which files are needed until enough is free. Pure.
 
-use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 
@@ -72,7 +71,7 @@ pub fn next_for<'a>(
     };
     let mut files: Vec<&Judged<'a>> =
         judgement.files.iter().filter(|it| is_left(it.name) && owner(it).is_none()).collect();
-    files.sort_by(|a, b| by_mtime(a, b).then(a.name.cmp(b.name)));
+    files.sort_by_key(|it| (it.file.stat.map(|stat| stat.mtime), it.name));
     let mut chosen = Vec::new();
     for file in files {
         if short_bytes == 0 {
@@ -95,11 +94,6 @@ pub fn spare_others(outcomes: &mut Outcomes<'_>, needed: &BTreeSet<&OsStr>) {
             *done = Done::plain(Outcome::Spared);
         }
     }
-}
-
-fn by_mtime(a: &Judged<'_>, b: &Judged<'_>) -> Ordering {
-    let mtime = |it: &Judged<'_>| it.file.stat.as_ref().ok().map(|stat| stat.mtime);
-    mtime(a).cmp(&mtime(b))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::cache_name::Kind;
 use crate::evidence::{Cache, Evidence};
 use crate::inventory::{Instance, Inventory};
-use crate::verdict::{Code, Judgement, Policy, is_same_host};
+use crate::verdict::{Code, Judgement, Missing, Policy, is_same_host};
 use crate::warning::Warning;
 
 /// What of the command line the guards depend on.
@@ -50,7 +50,8 @@ pub fn check_usage(asked: Asked) -> Result<()> {
 impl Case<'_> {
     /// Refuses what the evidence shows to be a mistake.
     pub fn check(&self) -> Result<()> {
-        let asked = self.asked;
+        let Self { asked, evidence, judgement, policy, .. } = self;
+        let (path, host) = (self.path(), &policy.host);
         if !asked.dry_run && self.inventory.is_none() && !asked.disks_only {
             bail!(
                 "refused: no list of instances was given: add --libvirt or --inventory, or --disks-only to judge by the \
@@ -58,11 +59,33 @@ impl Case<'_> {
             );
         }
         // Then nothing can be removed.
-        if self.evidence.cache.is_none() {
+        if evidence.cache.is_none() {
             return Ok(());
         }
-        if !asked.allow_empty {
-            self.check_not_empty()?;
+        // An unmounted filesystem looks like these three.
+        let with_disks = judgement.directories_with_disks;
+        if !asked.allow_empty && asked.disks_only && with_disks == 0 {
+            bail!(
+                "refused: no instance directory in {path} holds a disk: check that its filesystem is mounted; with \
+                 images_type rbd or lvm this is always so: use --libvirt or --inventory in place of --disks-only; or add \
+                 --allow-empty"
+            );
+        }
+        if !asked.allow_empty && self.inventory.is_some() && judgement.counted == 0 && with_disks > 0 {
+            bail!(
+                "refused: no instance in the inventory uses {path}, where {with_disks} instance directories hold disks: \
+                 check --host ({host}) and the inventory, or add --allow-empty"
+            );
+        }
+        if !asked.allow_empty
+            && let [first, ..] = judgement.absent[..]
+            && judgement.absent.len() == judgement.expected
+        {
+            bail!(
+                "refused: not one of {} instances on host {host} has a directory in {path} (the first is {first}): check \
+                 that all filesystems are mounted, or add --allow-empty",
+                judgement.expected
+            );
         }
         if asked.dry_run {
             return Ok(());
@@ -74,67 +97,15 @@ impl Case<'_> {
         }
         if !asked.allow_empty && !asked.disks_only && self.host_is_unknown() {
             bail!(
-                "refused: host {} is neither in {}/compute_nodes nor in the inventory: set --host to the name that nova \
-                 uses for this host, or add --allow-empty",
-                self.policy.host,
-                self.path()
+                "refused: host {host} is neither in {path}/compute_nodes nor in the inventory: set --host to the name \
+                 that nova uses for this host, or add --allow-empty"
             );
         }
-        self.check_other_hosts()
-    }
-
-    /// An unmounted filesystem looks like this.
-    fn check_not_empty(&self) -> Result<()> {
-        let Self { asked, judgement, policy, .. } = self;
-        let path = self.path();
-        if asked.disks_only && judgement.directories_with_disks == 0 {
+        if let Some(other) = self.unseen_host() {
             bail!(
-                "refused: no instance directory in {path} holds a disk: check that its filesystem is mounted; with \
-                 images_type rbd or lvm this is always so: use --libvirt or --inventory in place of --disks-only; or add \
-                 --allow-empty"
+                "refused: host {other} shares {path}, and --libvirt shows none of its instances: add --inventory, or \
+                 leave out --ignore-unlisted"
             );
-        }
-        if self.inventory.is_none() {
-            return Ok(());
-        }
-        if judgement.counted == 0 && judgement.directories_with_disks > 0 {
-            bail!(
-                "refused: no instance in the inventory uses {path}, where {} instance directories hold disks: check \
-                 --host ({}) and the inventory, or add --allow-empty",
-                judgement.directories_with_disks,
-                policy.host
-            );
-        }
-        if let [first, ..] = judgement.absent[..]
-            && judgement.absent.len() == judgement.expected
-        {
-            bail!(
-                "refused: not one of {} instances on host {} has a directory in {path} (the first is {first}): check \
-                 that all filesystems are mounted, or add --allow-empty",
-                judgement.expected,
-                policy.host
-            );
-        }
-        Ok(())
-    }
-
-    fn check_other_hosts(&self) -> Result<()> {
-        let Self { asked, evidence, policy, .. } = self;
-        let path = self.path();
-        if asked.has_libvirt && !asked.has_inventory && asked.ignore_unlisted {
-            // nova writes one name for each host, so that of two at least one is another's, even if they begin alike.
-            let nodes = evidence.compute_nodes.iter().flatten();
-            let is_alone = nodes.clone().count() <= 1;
-            let is_ours = |node: &String| {
-                node.eq_ignore_ascii_case(&policy.host) || is_alone && is_same_host(node, &policy.host)
-            };
-            let others = nodes.filter(|node| !is_ours(node));
-            if let Some(other) = others.min_by_key(|node| (is_same_host(node, &policy.host), *node)) {
-                bail!(
-                    "refused: host {other} shares {path}, and --libvirt shows none of its instances: add --inventory, or \
-                     leave out --ignore-unlisted"
-                );
-            }
         }
         if evidence.cache_is_shared_apart && !asked.has_inventory {
             bail!(
@@ -146,80 +117,79 @@ impl Case<'_> {
         Ok(())
     }
 
+    /// Another host whose instances would be left out, for the domains of this one are all that is known.
+    fn unseen_host(&self) -> Option<&String> {
+        let Asked { has_libvirt, has_inventory, ignore_unlisted, .. } = self.asked;
+        if !has_libvirt || has_inventory || !ignore_unlisted {
+            return None;
+        }
+        // nova writes one name for each host, so that of two at least one is another's, even if they begin alike.
+        let nodes = self.evidence.compute_nodes.as_ref().ok()?;
+        let host = &self.policy.host;
+        let is_ours =
+            |node: &str| node.eq_ignore_ascii_case(host) || nodes.len() == 1 && is_same_host(node, host);
+        nodes.iter().filter(|it| !is_ours(it)).min_by_key(|it| (is_same_host(it, host), *it))
+    }
+
     /// What the operator should know before trusting the verdicts.
     pub fn warnings(&self) -> Vec<Warning> {
         let Self { asked, evidence, judgement, policy, .. } = self;
-        let path = self.path();
+        let (host, instances_path) = (policy.host.clone(), self.path());
         let mut warnings = Vec::new();
-        match self.inventory {
-            None if asked.disks_only => {}
-            None => warnings.push(Warning::NoInventory),
-            Some(inventory) => {
-                warnings.extend(inventory.warnings.iter().cloned());
-                warnings.extend(
-                    inventory.incomplete.iter().map(|why| Warning::InventoryIncomplete { why: why.clone() }),
-                );
-                if let Err(why) = &evidence.compute_nodes {
-                    warnings.push(Warning::NoComputeNodes { instances_path: path.clone(), why: why.clone() });
-                }
-                if self.host_is_unknown() {
-                    let host = policy.host.clone();
-                    warnings.push(Warning::HostUnknown { host, instances_path: path.clone() });
-                }
-                if judgement.counted == 0 && judgement.directories_with_disks > 0 {
-                    warnings.push(Warning::NothingCounted { instances_path: path.clone() });
-                }
-                if !judgement.absent.is_empty() {
-                    let instances = judgement.absent.iter().map(ToString::to_string).collect();
-                    warnings.push(Warning::DirectoriesAbsent { instances, instances_path: path });
-                }
+        if self.inventory.is_none() && !asked.disks_only {
+            warnings.push(Warning::NoInventory);
+        }
+        if let Some(inventory) = self.inventory {
+            warnings.extend(inventory.warnings.iter().cloned());
+            warnings.extend(
+                inventory.incomplete.iter().map(|why| Warning::InventoryIncomplete { why: why.clone() }),
+            );
+            if let Err(why) = &evidence.compute_nodes {
+                let instances_path = instances_path.clone();
+                warnings.push(Warning::NoComputeNodes { instances_path, why: why.clone() });
+            }
+            if self.host_is_unknown() {
+                warnings.push(Warning::HostUnknown { host, instances_path: instances_path.clone() });
+            }
+            if judgement.counted == 0 && judgement.directories_with_disks > 0 {
+                warnings.push(Warning::NothingCounted { instances_path: instances_path.clone() });
+            }
+            if !judgement.absent.is_empty() {
+                let instances = judgement.absent.iter().map(ToString::to_string).collect();
+                warnings.push(Warning::DirectoriesAbsent { instances, instances_path });
             }
         }
-        for (option, age) in [
+        let ages = [
             ("--original-min-age", policy.original_minimum_age),
             ("--resized-min-age", policy.resized_minimum_age),
-        ] {
-            if age < SHORT_AGE {
-                warnings.push(Warning::ShortMinimumAge { option, age });
+        ];
+        let short = ages.into_iter().filter(|(_, age)| *age < SHORT_AGE);
+        warnings.extend(short.map(|(option, age)| Warning::ShortMinimumAge { option, age }));
+        if evidence.cache.is_none() {
+            let cache_dir = evidence.layout.cache_dir().display().to_string();
+            warnings.push(Warning::NoCacheDirectory { cache_dir });
+        }
+        warnings.extend(evidence_incomplete(judgement));
+        let is_by_disk = |code| matches!(code, Code::BackingFile | Code::BackingFileUnlisted);
+        for Missing { name, reasons } in &judgement.missing {
+            if let Some(reason) = reasons.iter().find(|it| is_by_disk(it.code)) {
+                let file = name.display().to_string();
+                warnings.push(Warning::InstanceBroken { file, why: reason.text.clone() });
             }
         }
-        warnings.extend(of_evidence(evidence, judgement));
         warnings
     }
 
     fn host_is_unknown(&self) -> bool {
-        let host = &self.policy.host;
-        let mut hosts =
-            self.inventory.iter().flat_map(|it| &it.instances).flat_map(Instance::hosts).peekable();
-        let nodes = self.evidence.compute_nodes.as_ref().ok();
-        let any_named = hosts.peek().is_some() || nodes.is_some_and(|it| !it.is_empty());
-        any_named
-            && !hosts.any(|it| is_same_host(it, host))
-            && !nodes.into_iter().flatten().any(|it| is_same_host(it, host))
+        let in_inventory = self.inventory.iter().flat_map(|it| &it.instances).flat_map(Instance::hosts);
+        let nodes = self.evidence.compute_nodes.iter().flatten().map(String::as_str);
+        let mut hosts = in_inventory.chain(nodes).peekable();
+        hosts.peek().is_some() && !hosts.any(|it| is_same_host(it, &self.policy.host))
     }
 
     fn path(&self) -> String {
         self.evidence.layout.instances_path.display().to_string()
     }
-}
-
-fn of_evidence(evidence: &Evidence, judgement: &Judgement<'_>) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    if evidence.cache.is_none() {
-        let cache_dir = evidence.layout.cache_dir().display().to_string();
-        warnings.push(Warning::NoCacheDirectory { cache_dir });
-    }
-    warnings.extend(evidence_incomplete(judgement));
-    for missing in &judgement.missing {
-        let by_disk = |it: &&crate::verdict::Reason<'_>| {
-            matches!(it.code, Code::BackingFile | Code::BackingFileUnlisted)
-        };
-        if let Some(reason) = missing.reasons.iter().find(by_disk) {
-            let file = missing.name.display().to_string();
-            warnings.push(Warning::InstanceBroken { file, why: reason.text.clone() });
-        }
-    }
-    warnings
 }
 
 /// Tells of what a killed prune left.
@@ -426,7 +396,7 @@ mod tests {
             let judgement = judge(&evidence, inventory, &policy, NOW);
             let case =
                 Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement: &judgement };
-            case.warnings().iter().map(Warning::code).collect()
+            case.warnings().iter().map(|it| it.code_and_level().0).collect()
         };
         let inventory = inventory(&[row("u", "here.example", "a")]);
         assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());

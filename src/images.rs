@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use crate::cache_name::cache_file_name;
 use crate::input::{name, read_list};
@@ -13,7 +13,7 @@ use crate::inventory::json;
 use crate::inventory::page::{self, Page};
 use crate::warning::Warning;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
     pub id: String,
     pub name: Option<String>,

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use nix::dir::Type;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use rustix::fs::{FileType, RawDir};
@@ -18,18 +17,20 @@ const SMALL: usize = 1 << 15;
 /// That of the instances path: more than 100,000 names. What no name is written to is never touched.
 const LARGE: usize = 1 << 23;
 
-/// Calls `with` for each entry of an open directory but `.` and `..`, with its inode and its type, where the filesystem
-/// tells types.
+/// How directories are opened.
+pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// Calls `with` for each entry of an open directory but `.` and `..`, with its inode and its type, which some filesystems
+/// do not tell.
 ///
 /// Not by the C library, which examines every directory once more and allocates for it.
-pub fn each_entry(directory: BorrowedFd<'_>, with: impl FnMut(&OsStr, u64, Option<Type>)) -> io::Result<()> {
+pub fn each_entry(directory: BorrowedFd<'_>, with: impl FnMut(&OsStr, u64, FileType)) -> io::Result<()> {
     read(directory, &mut [MaybeUninit::uninit(); SMALL], with)
 }
 
 /// The names in a directory.
 pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = open(directory, flags, Mode::empty())?;
+    let opened = open(directory, DIRECTORY, Mode::empty())?;
     let mut names = Vec::new();
     each_entry(opened.as_fd(), |name, _, _| names.push(name.to_owned()))?;
     Ok(names)
@@ -41,7 +42,7 @@ pub fn names(directory: &Path) -> io::Result<Vec<OsString>> {
 /// directory that is renamed all the time is there under one of its names. The C library reads 32 KiB a call.
 pub fn each_entry_at_once(
     directory: BorrowedFd<'_>,
-    with: impl FnMut(&OsStr, u64, Option<Type>),
+    with: impl FnMut(&OsStr, u64, FileType),
 ) -> io::Result<()> {
     read(directory, Vec::with_capacity(LARGE).spare_capacity_mut(), with)
 }
@@ -49,7 +50,7 @@ pub fn each_entry_at_once(
 fn read(
     directory: BorrowedFd<'_>,
     buffer: &mut [MaybeUninit<u8>],
-    mut with: impl FnMut(&OsStr, u64, Option<Type>),
+    mut with: impl FnMut(&OsStr, u64, FileType),
 ) -> io::Result<()> {
     let mut listing = RawDir::new(directory, buffer);
     while let Some(entry) = listing.next() {
@@ -59,21 +60,8 @@ fn read(
         };
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name != "." && name != ".." {
-            with(name, entry.ino(), type_of(entry.file_type()));
+            with(name, entry.ino(), entry.file_type());
         }
     }
     Ok(())
-}
-
-fn type_of(listed: FileType) -> Option<Type> {
-    Some(match listed {
-        FileType::RegularFile => Type::File,
-        FileType::Directory => Type::Directory,
-        FileType::Symlink => Type::Symlink,
-        FileType::BlockDevice => Type::BlockDevice,
-        FileType::CharacterDevice => Type::CharacterDevice,
-        FileType::Fifo => Type::Fifo,
-        FileType::Socket => Type::Socket,
-        FileType::Unknown => return None,
-    })
 }

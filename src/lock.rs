@@ -20,17 +20,18 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::FileType;
 
 use crate::cache_name::CacheName;
 use crate::errors::{advice, instances_path_error};
 use crate::evidence::Identity;
-use crate::exit::AlreadyRunning;
+use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
 use crate::owner::Owner;
 use crate::processes;
@@ -52,7 +53,8 @@ pub struct Locks {
 /// One of nova's locks, held until it is dropped.
 #[derive(Debug)]
 pub struct HeldLock {
-    file: File,
+    _file: File,
+    identity: Identity,
     name: OsString,
 }
 
@@ -67,62 +69,54 @@ pub enum NotHeld {
 /// The locks of a batch by the name of the cache file.
 pub type Batch = BTreeMap<OsString, Result<HeldLock, NotHeld>>;
 
+/// Whether a prune of this path has come as far as its lock before.
+pub fn has_run_lock(layout: &Layout) -> bool {
+    fs_err::symlink_metadata(layout.locks_dir().join(RUN_LOCK)).is_ok()
+}
+
 impl Locks {
-    /// Opens the directory of locks; `None` where there is none.
-    pub fn open(layout: &Layout, owner: Owner) -> Result<Option<Self>> {
+    /// Opens the directory of locks, or makes it.
+    pub fn open(layout: &Layout, owner: Owner) -> Result<Self> {
         let path = layout.locks_dir();
+        let cannot = |what: &str, errno: Errno| {
+            anyhow!("cannot {what} {}: {errno}: {}", path.display(), advice(&errno.into()))
+        };
         let instances = open_instances_path(layout)?;
         let _as_owner = owner.assume()?;
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        match openat(&instances, LOCKS, flags, Mode::empty()) {
-            Ok(directory) => Ok(Some(Self { directory, path, owner })),
-            // Another prune may have made it by now; a link that leads nowhere is an error.
-            Err(Errno::ENOENT) if !is_link(&instances, LOCKS) => Ok(None),
-            Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
-        }
-    }
-
-    /// Opens the directory of locks, or makes it.
-    pub fn open_or_make(layout: &Layout, owner: Owner) -> Result<Self> {
-        if let Some(locks) = Self::open(layout, owner)? {
-            return Ok(locks);
-        }
-        let instances = open_instances_path(layout)?;
-        let as_owner = owner.assume()?;
         match mkdirat(&instances, LOCKS, Mode::from_bits_truncate(0o755)) {
-            Ok(()) | Err(Errno::EEXIST) => drop(as_owner),
-            Err(errno) => {
-                bail!("cannot make {}: {errno}: {}", layout.locks_dir().display(), advice(&errno.into()))
-            }
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(cannot("make", errno)),
         }
-        Self::open(layout, owner)?.with_context(|| format!("{} has vanished", layout.locks_dir().display()))
-    }
-
-    /// Whether a prune has been here before.
-    pub fn has_run_lock(&self) -> bool {
-        fstatat(&self.directory, RUN_LOCK, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = openat(&instances, LOCKS, flags, Mode::empty()).map_err(|it| cannot("open", it))?;
+        Ok(Self { directory, path, owner })
     }
 
     /// Does the work of a prune while no other prune of this path runs.
     ///
     /// # Errors
-    /// [`AlreadyRunning`]; where the lock cannot be taken; and those of the work.
+    /// Where another prune is running; where the lock cannot be taken; and those of the work.
     pub fn exclusively<T>(&self, layout: &Layout, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let cannot_lock = |error: io::Error| {
-            let path = self.path.join(RUN_LOCK);
-            anyhow::anyhow!("cannot lock {}: {error}: {}", path.display(), advice(&error))
+            anyhow!("cannot lock {}: {error}: {}", self.path.join(RUN_LOCK).display(), advice(&error))
         };
         loop {
-            let file = self.open_file(OsStr::new(RUN_LOCK), OFlag::O_CREAT).map_err(cannot_lock)?;
+            let (file, identity) =
+                self.open_file(OsStr::new(RUN_LOCK), OFlag::O_CREAT).map_err(cannot_lock)?;
             let mut lock = fd_lock::RwLock::new(file);
-            let guard = match lock.try_write() {
+            let _guard = match lock.try_write() {
                 Ok(guard) => guard,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return Err(AlreadyRunning(layout.instances_path.display().to_string()).into());
+                    let path = layout.instances_path.display();
+                    let message = format!(
+                        "another prune of {path} is running: wait for it to end, then run this again"
+                    );
+                    return Err(Failure { exit: Exit::AlreadyRunning, message }.into());
                 }
                 Err(error) => return Err(cannot_lock(error)),
             };
-            if self.names(OsStr::new(RUN_LOCK), &guard).map_err(cannot_lock)? {
+            // Somebody may have removed it meanwhile.
+            if self.names(OsStr::new(RUN_LOCK), identity).map_err(cannot_lock)? {
                 return work();
             }
         }
@@ -140,7 +134,7 @@ impl Locks {
         let mut batch = Batch::new();
         let mut left: Vec<&OsString> = cache_files.iter().collect();
         loop {
-            left.retain(|cache_file| match self.try_lock(cache_file, OFlag::O_CREAT) {
+            left.retain(|cache_file| match self.try_lock(cache_file) {
                 Ok(Some(held)) => {
                     batch.insert((*cache_file).clone(), Ok(held));
                     false
@@ -168,14 +162,14 @@ impl Locks {
     }
 
     /// Takes nova's lock of a cache file if it is free.
-    fn try_lock(&self, cache_file: &OsStr, create: OFlag) -> io::Result<Option<HeldLock>> {
+    fn try_lock(&self, cache_file: &OsStr) -> io::Result<Option<HeldLock>> {
         let name = nova_lock_name(cache_file);
         loop {
-            let file = self.open_file(&name, create)?;
+            let (file, identity) = self.open_file(&name, OFlag::O_CREAT)?;
             match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 // A lock file that has lost its name excludes nobody. The deadline ends this, whoever replaces it how often.
-                Ok(_) if !self.names(&name, &file)? => return Ok(None),
-                Ok(_) => return Ok(Some(HeldLock { file, name })),
+                Ok(_) if !self.names(&name, identity)? => return Ok(None),
+                Ok(_) => return Ok(Some(HeldLock { _file: file, identity, name })),
                 Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -189,7 +183,7 @@ impl Locks {
         let path = self.path.join(nova_lock_name(cache_file));
         let asked = self
             .open_file(&nova_lock_name(cache_file), OFlag::empty())
-            .map(|file| fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)));
+            .map(|(file, _)| fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock)));
         let who = match asked {
             // Locks of open file descriptions, and those of other hosts, have no process.
             Ok(Ok(_)) if lock.l_pid > 0 => processes::describe(lock.l_pid),
@@ -198,31 +192,25 @@ impl Locks {
         format!("{who} holds nova's lock {}: run prune again later", path.display())
     }
 
-    /// Removes nova's lock files of cache files that are gone: those that nobody holds or has open. What stays is
-    /// harmless.
-    ///
-    /// If one were unlinked while a nova polls for it, two novas could fetch one image at once.
-    pub fn remove_spare(&self, gone: impl IntoIterator<Item = OsString>, is_absent: impl Fn(&OsStr) -> bool) {
-        let mut held = Vec::new();
-        for cache_file in gone {
-            if let Ok(Some(lock)) = self.try_lock(&cache_file, OFlag::empty()) {
-                held.push((cache_file, lock));
-            }
-        }
-        let identity = |lock: &HeldLock| lock.file.metadata().ok().map(|it| Identity::from(&it));
-        let users = processes::users_of(&held.iter().filter_map(|(_, lock)| identity(lock)).collect());
+    /// Removes these held lock files, of cache files that are gone, but for those that another process has open: if one were
+    /// unlinked while a nova polls for it, two novas could fetch one image at once. What stays is harmless.
+    pub fn remove_spare<'l>(
+        &self,
+        held: impl IntoIterator<Item = (&'l OsStr, &'l HeldLock)>,
+        is_absent: impl Fn(&OsStr) -> bool,
+    ) {
+        let held: Vec<_> = held.into_iter().collect();
+        let users = processes::users_of(&held.iter().map(|(_, lock)| lock.identity).collect());
         let Ok(_as_owner) = self.owner.assume() else { return };
-        for (cache_file, lock) in &held {
-            let is_polled_for = identity(lock).is_none_or(|it| users.contains_key(&it));
-            if !is_polled_for && lock.is_current(self) && is_absent(cache_file) {
-                // One that stays is harmless.
+        for (cache_file, lock) in held {
+            if !users.contains_key(&lock.identity) && lock.is_current(self) && is_absent(cache_file) {
                 unlinkat(&self.directory, lock.name.as_os_str(), UnlinkatFlags::NoRemoveDir).ok();
             }
         }
     }
 
     /// Opens a file here for append, as nova does, never through a link.
-    fn open_file(&self, name: &OsStr, create: OFlag) -> io::Result<File> {
+    fn open_file(&self, name: &OsStr, create: OFlag) -> io::Result<(File, Identity)> {
         let flags =
             OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let _as_owner = self.owner.assume().map_err(io::Error::other)?;
@@ -232,16 +220,17 @@ impl Locks {
                 opened => break File::from(opened?),
             }
         };
-        if !opened.metadata()?.is_file() {
+        let stat = fstat(&opened)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
         }
-        Ok(opened)
+        Ok((opened, Identity::from(&stat)))
     }
 
-    /// Whether a name here still stands for the file that is open.
-    fn names(&self, name: &OsStr, file: &File) -> io::Result<bool> {
+    /// Whether a name here still stands for this file.
+    fn names(&self, name: &OsStr, file: Identity) -> io::Result<bool> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Identity::from(&stat) == Identity::from(&file.metadata()?)),
+            Ok(stat) => Ok(Identity::from(&stat) == file),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
@@ -251,7 +240,7 @@ impl Locks {
 impl HeldLock {
     /// Whether its file is still what the path names. If not, it excludes nobody.
     pub fn is_current(&self, locks: &Locks) -> bool {
-        locks.names(&self.name, &self.file).unwrap_or(false)
+        locks.names(&self.name, self.identity).unwrap_or(false)
     }
 }
 
@@ -269,11 +258,6 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
         }
         _ => vec![own],
     }
-}
-
-fn is_link(at: &OwnedFd, name: &str) -> bool {
-    let stat = fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW);
-    stat.is_ok_and(|it| it.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFLNK.bits())
 }
 
 /// As this process, for its owner need not be able to go there from the root directory.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use nova_imagecache::cli::Cli;
-use nova_imagecache::exit::{AlreadyRunning, Exit, OutputFailed};
+use nova_imagecache::exit::{Exit, Failure};
 use nova_imagecache::{commands, report};
 
 fn main() -> ExitCode {
@@ -12,13 +12,7 @@ fn main() -> ExitCode {
     cli.fill_in(|name| std::env::var_os(name));
     let exit = commands::run(&cli).unwrap_or_else(|error| {
         report::print_message(&format!("{error:#}"));
-        if error.is::<AlreadyRunning>() {
-            Exit::AlreadyRunning
-        } else if error.is::<OutputFailed>() {
-            Exit::Incomplete
-        } else {
-            Exit::Usage
-        }
+        error.downcast_ref::<Failure>().map_or(Exit::Usage, |it| it.exit)
     });
     exit.into()
 }

@@ -90,22 +90,18 @@ pub fn intents<'a>(
     asked: Option<&Selection>,
 ) -> Outcomes<'a> {
     let intent = |judged: &Judged<'_>| {
-        if judged.verdict != Verdict::Removable || asked.is_some_and(|it| !it.contains(judged.name)) {
+        let name = judged.name;
+        let is_meant =
+            asked.is_none_or(|it| it.contains(name)) && plan.is_none_or(|it| it.would_remove(name));
+        if judged.verdict != Verdict::Removable || !is_meant {
             return Done::plain(Outcome::Kept);
         }
-        match plan.map(|plan| plan.allows(judged)) {
-            None | Some(Some(true)) => Done::plain(Outcome::WouldRemove),
-            Some(None) => Done::plain(Outcome::Kept),
-            Some(Some(false)) => {
-                let path = judged.file.path.display();
-                Done::because(
-                    Outcome::Changed,
-                    format!(
-                        "{path} is not the file of the plan: its size or mtime differs: create a new plan"
-                    ),
-                )
-            }
+        if plan.is_some_and(|it| !it.is_unchanged(judged)) {
+            let path = judged.file.path.display();
+            let why = "is not the file of the plan: its size or mtime differs: create a new plan";
+            return Done::because(Outcome::Changed, format!("{path} {why}"));
         }
+        Done::plain(Outcome::WouldRemove)
     };
     judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect()
 }

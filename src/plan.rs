@@ -1,7 +1,8 @@
 //! A plan: the JSON of a dry run, reviewed, as the most that a prune may remove.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use crate::warning::Warning;
 /// The files that a dry run would have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    files: HashMap<OsString, PlannedFile>,
+    files: HashMap<OsString, File>,
     judged_by: Option<JudgedBy>,
 }
 
@@ -30,17 +31,8 @@ struct JudgedBy {
     as_of: Option<String>,
 }
 
-/// What a plan says of a file: enough to tell another one of the same name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct PlannedFile {
-    size_bytes: u64,
-    /// As the report wrote it, so that no digit is lost.
-    mtime: String,
-}
-
 #[derive(Deserialize)]
 struct Document {
-    schema_version: u32,
     command: String,
     #[serde(default)]
     dry_run: bool,
@@ -50,11 +42,13 @@ struct Document {
     files: Vec<File>,
 }
 
-#[derive(Deserialize)]
+/// What a plan says of a file: enough to tell another one of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct File {
     name: String,
     name_bytes: Option<String>,
     size_bytes: Option<u64>,
+    /// As the report wrote it, so that no digit is lost.
     mtime: Option<String>,
     outcome: String,
 }
@@ -90,7 +84,7 @@ impl Plan {
         }
         let mut deserializer = serde_json::Deserializer::from_slice(text);
         let document: Document = serde_path_to_error::deserialize(&mut deserializer).context(WHAT)?;
-        if document.schema_version != SCHEMA_VERSION || document.command != "prune" || !document.dry_run {
+        if document.command != "prune" || !document.dry_run {
             bail!("{WHAT}: create it with that command");
         }
         if document.instances_path != layout.instances_path || document.cache_dir != layout.cache_dir() {
@@ -106,16 +100,16 @@ impl Plan {
                 continue;
             }
             let row = index + 1;
-            let name = match file.name_bytes {
-                None => file.name.into(),
-                Some(hex) => from_hex(&hex).with_context(|| {
+            let name = match &file.name_bytes {
+                None => file.name.clone().into(),
+                Some(hex) => from_hex(hex).with_context(|| {
                     format!("files: row {row}: \"name_bytes\": not hex: create a new plan")
                 })?,
             };
-            let (Some(size_bytes), Some(mtime)) = (file.size_bytes, file.mtime) else {
+            if file.size_bytes.is_none() || file.mtime.is_none() {
                 bail!("files: row {row}: no \"size_bytes\" or no \"mtime\": create a new plan");
-            };
-            files.insert(name, PlannedFile { size_bytes, mtime });
+            }
+            files.insert(name, file);
         }
         Ok(Self { files, judged_by: document.policy })
     }
@@ -123,35 +117,34 @@ impl Plan {
     /// Warns where the plan was judged by other settings than this run's.
     pub fn differs_from(&self, policy: &Policy) -> Option<Warning> {
         let plan = self.judged_by.as_ref()?;
-        let pairs = [
-            (
-                "--original-min-age",
-                plan.original_minimum_age_seconds.to_string(),
-                policy.original_minimum_age.as_secs().to_string(),
-            ),
-            (
-                "--resized-min-age",
-                plan.resized_minimum_age_seconds.to_string(),
-                policy.resized_minimum_age.as_secs().to_string(),
-            ),
-            ("--ignore-unlisted", plan.ignore_unlisted.to_string(), policy.ignore_unlisted.to_string()),
-            ("--partials", plan.partials.to_string(), policy.partials.to_string()),
+        let (original, resized) =
+            (policy.original_minimum_age.as_secs(), policy.resized_minimum_age.as_secs());
+        let what = [
+            differs("--original-min-age", plan.original_minimum_age_seconds, original),
+            differs("--resized-min-age", plan.resized_minimum_age_seconds, resized),
+            differs("--ignore-unlisted", plan.ignore_unlisted, policy.ignore_unlisted),
+            differs("--partials", plan.partials, policy.partials),
+            plan.as_of.as_ref().map(|it| format!("it was judged as of {it}")),
         ];
-        let mut what: Vec<String> = pairs
-            .into_iter()
-            .filter(|(_, plan, now)| plan != now)
-            .map(|(option, plan, now)| format!("{option} was {plan} and is {now}"))
-            .collect();
-        what.extend(plan.as_of.as_ref().map(|it| format!("it was judged as of {it}")));
+        let what: Vec<String> = what.into_iter().flatten().collect();
         (!what.is_empty()).then(|| Warning::PlanDiffers { what: what.join(", ") })
     }
 
-    /// Whether a file is the one that the plan would remove; `None` where the plan would not remove one of that name.
-    pub fn allows(&self, judged: &Judged<'_>) -> Option<bool> {
-        let planned = self.files.get(judged.name)?;
-        let stat = judged.file.stat.as_ref().ok()?;
-        Some(stat.size_bytes == planned.size_bytes && stat.mtime.rfc3339().as_ref() == Some(&planned.mtime))
+    pub fn would_remove(&self, name: &OsStr) -> bool {
+        self.files.contains_key(name)
     }
+
+    /// Whether a file is the one that the plan would remove.
+    pub fn is_unchanged(&self, judged: &Judged<'_>) -> bool {
+        let Some(planned) = self.files.get(judged.name) else { return false };
+        let stat = judged.file.stat;
+        stat.map(|it| it.size_bytes) == planned.size_bytes
+            && stat.and_then(|it| it.mtime.rfc3339()) == planned.mtime
+    }
+}
+
+fn differs<T: PartialEq + Display>(option: &str, plan: T, now: T) -> Option<String> {
+    (plan != now).then(|| format!("{option} was {plan} and is {now}"))
 }
 
 fn from_hex(hex: &str) -> Option<OsString> {

@@ -1,7 +1,7 @@
 //! A line of progress on stderr, for a person who waits.
 
 use std::io::{self, IsTerminal as _};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a pass is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub enum Phase {
     Cache,
     Disks,
@@ -24,21 +24,19 @@ pub enum Phase {
     Waiting,
 }
 
-impl Phase {
-    /// What is shown, and whether items are counted.
-    const ALL: [(Self, &'static str, bool); 5] = [
-        (Self::Cache, "reading the cache", true),
-        (Self::Disks, "reading directories and disks", true),
-        (Self::BackingFiles, "following backing files", true),
-        (Self::Locks, "waiting for nova's locks", false),
-        (Self::Waiting, "files are set aside, waiting", false),
-    ];
-}
+/// What is shown in each phase, and whether items are counted.
+const PHASES: [(&str, bool); 5] = [
+    ("reading the cache", true),
+    ("reading directories and disks", true),
+    ("following backing files", true),
+    ("waiting for nova's locks", false),
+    ("files are set aside, waiting", false),
+];
 
 /// How far a pass has come.
 #[derive(Debug, Default)]
 pub struct Progress {
-    phase: AtomicU8,
+    phase: AtomicUsize,
     done: AtomicUsize,
     total: AtomicUsize,
     is_shown: AtomicBool,
@@ -46,7 +44,7 @@ pub struct Progress {
 
 impl Progress {
     pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::Relaxed);
+        self.phase.store(phase as usize, Ordering::Relaxed);
     }
 
     /// So many items more are to be done.
@@ -82,8 +80,7 @@ impl Progress {
     }
 
     fn text(&self) -> String {
-        let phase = usize::from(self.phase.load(Ordering::Relaxed));
-        let (_, text, is_counted) = Phase::ALL[phase.min(Phase::ALL.len() - 1)];
+        let (text, is_counted) = PHASES[self.phase.load(Ordering::Relaxed)];
         let total = self.total.load(Ordering::Relaxed) as u64;
         if !is_counted || total == 0 {
             return text.to_owned();

@@ -18,7 +18,8 @@
 //!    and the rename.
 //! 5. *Gather and judge again, everything from scratch.* What is not removable any more is put back; everything is, where
 //!    the evidence is incomplete now, or where a name in use has come to lead nowhere.
-//! 6. *Unlink the rest*, if it is still the same file and its locks still stand. Lock files go last.
+//! 6. *Unlink the rest*, if it is still the same file and its locks still stand. Their lock files go last, while they are
+//!    still held, but for those that somebody waits for.
 //!
 //! So no mtime, clock or directory listing has to be trusted for what happens during a run. Setting aside and putting back
 //! never replace a file. A kill at any moment leaves a file set aside, which the next prune puts back, or a spare lock file,
@@ -37,7 +38,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
 use nix::libc;
-use nix::sys::stat::{Mode, fstatat, futimens};
+use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -57,7 +57,7 @@ use crate::filesystem::is_network;
 use crate::layout::Layout;
 use crate::listing::each_entry;
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
-use crate::outcome::{Done, Outcome};
+use crate::outcome::{Done, Outcome, Outcomes};
 use crate::owner::Owner;
 use crate::processes;
 use crate::progress::{Phase, Progress};
@@ -79,9 +79,10 @@ const SPARE_DESCRIPTORS: usize = 256;
 /// What the second look says: why each of these files is not removable any more; or why all are put back.
 pub type SecondLook = Result<BTreeMap<OsString, String>, String>;
 
-/// What a prune acts with.
-pub struct Tools<'a> {
+/// A cache directory that is being pruned, and what that is done with.
+pub struct Removal<'a> {
     pub layout: &'a Layout,
+    pub cache_dir: OwnedFd,
     pub locks: &'a Locks,
     pub owner: Owner,
     pub lock_wait: Duration,
@@ -89,12 +90,6 @@ pub struct Tools<'a> {
     pub settle: Option<Duration>,
     pub signals: &'a Signals,
     pub progress: &'a Progress,
-}
-
-/// A cache directory that is being pruned.
-pub struct Removal<'a> {
-    with: Tools<'a>,
-    cache_dir: OwnedFd,
 }
 
 /// What became of putting a file back.
@@ -106,23 +101,22 @@ enum PutBack {
     StaysOpen(String),
 }
 
-impl<'a> Removal<'a> {
-    /// Opens the cache directory; `None` where there is none.
-    pub fn open(with: Tools<'a>) -> Result<Option<Self>> {
-        let path = with.layout.cache_dir();
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        match open(&path, flags, Mode::empty()) {
-            Ok(cache_dir) => Ok(Some(Self { with, cache_dir })),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
-        }
+/// Opens the cache directory; `None` where there is none.
+pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
+    let path = layout.cache_dir();
+    match open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(cache_dir) => Ok(Some(cache_dir)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
     }
+}
 
+impl Removal<'_> {
     /// Whether this is the directory that was read.
-    pub fn check_same(&self, cache: &Cache) -> Result<()> {
-        let opened = File::from(self.cache_dir.try_clone()?);
-        if Identity::from(&opened.metadata()?) != cache.identity {
-            bail!("{}: replaced while it was read: run this again", self.with.layout.cache_dir().display());
+    pub fn check_same(&self, read: Option<&Cache>) -> Result<()> {
+        let opened = Identity::from(&fstat(&self.cache_dir)?);
+        if read.is_none_or(|it| it.identity != opened) {
+            bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
         }
         Ok(())
     }
@@ -131,8 +125,7 @@ impl<'a> Removal<'a> {
     pub fn put_back_leftovers(&self) -> Result<Vec<Warning>> {
         let leftovers = self.leftovers().context("cannot list the cache directory")?;
         let locks = leftovers.iter().flat_map(|it| locks_of(it)).map(OsStr::to_owned).collect();
-        let held =
-            self.with.locks.acquire(&locks, self.with.lock_wait, || self.with.signals.received().is_some());
+        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
         let mut warnings = Vec::new();
         for name in &leftovers {
             let why = match self.why_not_locked(name, &held) {
@@ -148,7 +141,7 @@ impl<'a> Removal<'a> {
                 },
             };
             if let Some(why) = why {
-                let path = self.with.layout.cache_dir().join(set_aside_name(name)).display().to_string();
+                let path = self.layout.cache_dir().join(set_aside_name(name)).display().to_string();
                 warnings.push(Warning::SetAsideLeft { path, why });
             }
         }
@@ -189,67 +182,56 @@ impl<'a> Removal<'a> {
     fn touch_one(&self, judged: &Judged<'_>) -> Result<()> {
         let opened =
             open_regular(self.cache_dir.as_fd(), judged.name)?.context("no longer a regular file")?;
-        if judged.file.stat.as_ref().map(|it| it.identity) != Ok(opened.stat.identity) {
+        if judged.file.stat.map(|it| it.identity) != Some(opened.stat.identity) {
             bail!("replaced since it was judged");
         }
         // A file with other names may be anybody's: of that, root changes no more than nova could.
-        let _as_owner = (opened.stat.links > 1).then(|| self.with.owner.assume()).transpose()?;
+        let _as_owner = (opened.stat.links > 1).then(|| self.owner.assume()).transpose()?;
         Ok(futimens(&opened.file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
     }
 
     /// Removes these files, in as few batches as the limit of open files allows. `look_again` gathers and judges
     /// everything again while the files that it is given are set aside.
-    pub fn remove(
+    pub fn remove<'e>(
         &self,
-        files: &[&Judged<'_>],
+        files: &[&Judged<'e>],
         mut look_again: impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-    ) -> BTreeMap<OsString, Done> {
+        outcomes: &mut Outcomes<'e>,
+    ) {
         // A link leads nowhere while the file that it leads to is set aside.
         let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
-        let mut outcomes = BTreeMap::new();
         for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
-            self.remove_batch(batch, &mut look_again, &mut outcomes);
+            self.remove_batch(batch, &mut look_again, outcomes);
         }
-        let is_removed = |name: &OsStr| outcomes.get(name).is_some_and(|it| it.outcome == Outcome::Removed);
-        if !is_network(&self.with.layout.locks_dir()) {
-            let has_lock_file =
-                |it: &&&Judged<'_>| matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small);
-            let gone = files.iter().filter(has_lock_file).filter(|it| is_removed(it.name));
-            self.with
-                .locks
-                .remove_spare(gone.map(|it| it.name.to_owned()), |name| matches!(self.stat(name), Ok(None)));
-        }
-        outcomes
     }
 
-    fn remove_batch(
+    fn remove_batch<'e>(
         &self,
-        batch: &[&Judged<'_>],
+        batch: &[&Judged<'e>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        outcomes: &mut Outcomes<'e>,
     ) {
         if let Some(done) = self.interrupted() {
-            outcomes.extend(batch.iter().map(|it| (it.name.to_owned(), done.clone())));
+            outcomes.extend(batch.iter().map(|it| (it.name, done.clone())));
             return;
         }
-        self.with.progress.enter(Phase::Locks);
+        self.progress.enter(Phase::Locks);
         let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
-        let held =
-            self.with.locks.acquire(&locks, self.with.lock_wait, || self.with.signals.received().is_some());
-        let mut aside: Vec<&Judged<'_>> = Vec::new();
+        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let mut aside: Vec<&Judged<'e>> = Vec::new();
         for judged in batch {
             let done = self
                 .interrupted()
                 .or_else(|| self.why_not_locked(judged.name, &held))
                 .or_else(|| self.set_aside(judged));
             match done {
-                Some(done) => drop(outcomes.insert(judged.name.to_owned(), done)),
+                Some(done) => drop(outcomes.insert(judged.name, done)),
                 None => aside.push(judged),
             }
         }
         if !aside.is_empty() {
             self.wait_for_openers();
-            let identities = aside.iter().filter_map(|it| it.file.stat.as_ref().ok()).map(|it| it.identity);
+            let identities = aside.iter().filter_map(|it| it.file.stat).map(|it| it.identity);
             let users = processes::users_of(&identities.collect());
             self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
@@ -265,21 +247,37 @@ impl<'a> Removal<'a> {
         }
         for judged in aside {
             let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
-            outcomes.insert(judged.name.to_owned(), done);
+            outcomes.insert(judged.name, done);
+        }
+        if !is_network(&self.layout.locks_dir()) {
+            self.remove_lock_files(batch, &held, outcomes);
         }
     }
 
+    /// nova's lock files of the originals and copies that are gone. It keeps those of the other kinds itself.
+    fn remove_lock_files(&self, batch: &[&Judged<'_>], held: &Batch, outcomes: &Outcomes<'_>) {
+        let is_gone = |it: &&&Judged<'_>| {
+            matches!(it.kind, Kind::Original | Kind::Resized | Kind::Small)
+                && outcomes.get(it.name).is_some_and(|done| done.outcome == Outcome::Removed)
+        };
+        let spare = batch
+            .iter()
+            .filter(is_gone)
+            .filter_map(|it| held.get(it.name)?.as_ref().ok().map(|lock| (it.name, lock)));
+        self.locks.remove_spare(spare, |name| matches!(self.stat(name), Ok(None)));
+    }
+
     /// Puts those files back for which `why` has an outcome.
-    fn put_back_where(
+    fn put_back_where<'e>(
         &self,
-        aside: &mut Vec<&Judged<'_>>,
-        outcomes: &mut BTreeMap<OsString, Done>,
+        aside: &mut Vec<&Judged<'e>>,
+        outcomes: &mut Outcomes<'e>,
         why: impl Fn(&Judged<'_>) -> Option<Done>,
     ) {
         aside.retain(|judged| match why(judged) {
             None => true,
             Some(done) => {
-                outcomes.insert(judged.name.to_owned(), self.put_back_because(judged.name, done));
+                outcomes.insert(judged.name, self.put_back_because(judged.name, done));
                 false
             }
         });
@@ -290,7 +288,7 @@ impl<'a> Removal<'a> {
         let path = self.path(name);
         for lock in locks_of(name) {
             match held.get(lock) {
-                Some(Ok(lock)) if lock.is_current(self.with.locks) => {}
+                Some(Ok(lock)) if lock.is_current(self.locks) => {}
                 Some(Err(NotHeld::Failed(why))) => {
                     return Some(failed(&path, why));
                 }
@@ -331,9 +329,9 @@ impl<'a> Removal<'a> {
     }
 
     fn wait_for_openers(&self) {
-        self.with.progress.enter(Phase::Waiting);
-        let network = || is_network(&self.with.layout.cache_dir());
-        let settle = self.with.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
+        self.progress.enter(Phase::Waiting);
+        let network = || is_network(&self.layout.cache_dir());
+        let settle = self.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
         let start = Instant::now();
         while start.elapsed() < settle && self.interrupted().is_none() {
             std::thread::sleep(PAUSE.min(settle.saturating_sub(start.elapsed())));
@@ -349,7 +347,7 @@ impl<'a> Removal<'a> {
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Some(changed(&path)),
             Err(error) => return Some(failed(&path, error)),
         };
-        if !judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(&opened.stat)) {
+        if !judged.file.stat.is_some_and(|it| it.is_unchanged(&opened.stat)) {
             return Some(changed(&path));
         }
         let user = users.get(&opened.stat.identity);
@@ -374,10 +372,10 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// The outcome of an `.info` file whose file stays.
-    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &BTreeMap<OsString, Done>) -> Option<Done> {
+    /// The outcome of an `.info` file whose file was to go and stays.
+    fn follow_owner(&self, judged: &Judged<'_>, outcomes: &Outcomes<'_>) -> Option<Done> {
         let CacheName::Info { of } = CacheName::parse(judged.name) else { return None };
-        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome != Outcome::Removed)?;
+        let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome >= Outcome::Locked)?;
         Some(self.put_back_because(judged.name, owner.clone()))
     }
 
@@ -483,7 +481,7 @@ impl<'a> Removal<'a> {
     }
 
     fn as_owner<T>(&self, act: impl FnOnce() -> nix::Result<T>) -> io::Result<T> {
-        let _as_owner = self.with.owner.assume().map_err(io::Error::other)?;
+        let _as_owner = self.owner.assume().map_err(io::Error::other)?;
         Ok(act()?)
     }
 
@@ -497,14 +495,13 @@ impl<'a> Removal<'a> {
     }
 
     pub fn interrupted(&self) -> Option<Done> {
-        self.with
-            .signals
+        self.signals
             .received()
             .map(|signal| Done::because(Outcome::NotReached, format!("interrupted by {signal}")))
     }
 
     fn path(&self, name: &OsStr) -> String {
-        self.with.layout.cache_dir().join(name).display().to_string()
+        self.layout.cache_dir().join(name).display().to_string()
     }
 }
 
@@ -521,7 +518,7 @@ fn not_removable_any_more(judged: &Judged<'_>, again: &SecondLook) -> Option<Don
 fn is_as_judged(judged: &Judged<'_>, stat: &Stat) -> bool {
     match &judged.file.link {
         Some(link) => link.is_unchanged(stat),
-        None => judged.file.stat.as_ref().is_ok_and(|it| it.is_unchanged(stat)),
+        None => judged.file.stat.is_some_and(|it| it.is_unchanged(stat)),
     }
 }
 

@@ -33,12 +33,6 @@ impl Timestamp {
         Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32)
     }
 
-    /// This point moved into the future.
-    #[must_use]
-    pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0 + duration.as_nanos().cast_signed())
-    }
-
     /// RFC 3339 in UTC with nanoseconds, or `None` outside the years 0 to 9999, which RFC 3339 cannot write.
     pub fn rfc3339(self) -> Option<String> {
         let seconds = self.0.div_euclid(1_000_000_000);
@@ -98,7 +92,7 @@ impl AsOf {
     pub fn resolve(self, now: Timestamp) -> Timestamp {
         match self {
             Self::At(time) => time,
-            Self::In(duration) => now.plus(duration),
+            Self::In(duration) => Timestamp(now.0 + duration.as_nanos().cast_signed()),
         }
     }
 }

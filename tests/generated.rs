@@ -13,6 +13,7 @@ use nova_imagecache::cache_name::{Kind, cache_file_name};
 use nova_imagecache::cli::Cli;
 use nova_imagecache::outcome::Outcome;
 use nova_imagecache::verdict::Verdict;
+use nova_imagecache::warning::CODES;
 use serde_json::{Value, json};
 
 const RENEW: &str = "NOVA_IMAGECACHE_RENEW";
@@ -234,20 +235,8 @@ fn the_page_of_the_json_has_every_code() {
 #[test]
 fn the_page_of_the_json_has_every_warning_with_its_level() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let source = fs_err::read_to_string(root.join("src/warning.rs")).unwrap();
-    let (_, source) = source.split_once("pub const fn code(").unwrap();
-    let (codes, source) = source.split_once("pub const fn level(").unwrap();
-    let (notes, _) = source.split_once("=> Level::Note").unwrap();
-    let variant = |text: &str| {
-        text.split(|it: char| !it.is_alphanumeric()).next().map(ToOwned::to_owned).unwrap_or_default()
-    };
-    let notes: BTreeSet<String> = notes.split("Self::").skip(1).map(variant).collect();
     let page = section(&root.join("man/sections"), "nova-imagecache-json");
-    let codes: Vec<&str> = codes.split("Self::").skip(1).collect();
-    assert!(codes.len() >= 28 && notes.len() >= 7, "{codes:?} {notes:?}");
-    for arm in codes {
-        let code = arm.split('"').nth(1).unwrap();
-        let level = if notes.contains(&variant(arm)) { "note" } else { "warning" };
+    for (code, level) in CODES {
         let entry = format!("\n{code}@{level}@");
         assert!(page.contains(&entry), "{entry} is not in man/sections/nova-imagecache-json.roff");
     }

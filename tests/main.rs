@@ -39,7 +39,6 @@ mod properties;
 mod prune_failures;
 mod prune_goal;
 mod prune_guards;
-mod prune_kill;
 mod prune_leftovers;
 mod prune_locks;
 mod prune_open;

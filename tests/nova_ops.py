@@ -18,15 +18,9 @@ These answer `ok`, or `failed CLASS: text`:
     precache IMAGE              fetches the image without a lock, if the cache does not have it
     pass [{...}, ...]           a pass of nova's own cache manager; each instance has uuid, name, host, image_ref, swap_mb
 
-After `step` before one of these, nova waits before and after each thing that it does or looks at. It says so by
-`at before WHAT PATH` or `at after WHAT PATH`, and goes on to the next one by `go`, or to its end by `run`. WHAT is one of
-exists (of files in the cache), utime, lock, unlock, execute (with the command in place of the path), rename, unlink, rmdir
-and fetch.
-
 nova is imported at the first order that needs it; the locks need oslo.concurrency alone.
 """
 
-import functools
 import importlib.abc
 import importlib.machinery
 import json
@@ -201,55 +195,6 @@ def swap_device(mib):
     return mock.MagicMock(no_device=False, volume_size=mib, get=kind.get)
 
 
-class Steps:
-    """Waits before and after what nova does, where an order asks for it."""
-
-    def __init__(self, instances_path):
-        self.instances_path = instances_path
-        self.cache = os.path.join(instances_path, "_base", "")
-        self.are_on = False
-
-    def watch(self):
-        from oslo_concurrency import processutils
-
-        self.wrap(os.path, "exists", "exists")
-        self.wrap(os, "utime", "utime")
-        self.wrap(os, "rename", "rename")
-        for name in ("unlink", "remove"):
-            self.wrap(os, name, "unlink")
-        self.wrap(os, "rmdir", "rmdir")
-        self.wrap(lockutils.InterProcessLock, "acquire", "lock", lambda lock, **_: lock.path)
-        self.wrap(lockutils.InterProcessLock, "release", "unlock", lambda lock: lock.path)
-        self.wrap(processutils, "execute", "execute", lambda *command, **_: " ".join(map(str, command)))
-        self.wrap(shutil, "copyfile", "fetch", lambda source, target: target)
-
-    def wrap(self, where, name, what, path=lambda path, *_, **__: path):
-        function = getattr(where, name)
-
-        @functools.wraps(function)
-        def stepping(*args, **kwargs):
-            if not self.are_on:
-                return function(*args, **kwargs)
-            # The directory of a path may be given by a descriptor, as shutil.rmtree does.
-            directory = kwargs.get("dir_fd")
-            about = os.fsdecode(path(*args, **kwargs))
-            if directory is not None:
-                about = os.path.join(os.readlink(f"/proc/self/fd/{directory}"), about)
-            self.wait("before", what, about)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.wait("after", what, about)
-
-        setattr(where, name, stepping)
-
-    def wait(self, when, what, about):
-        # nova looks for many files; only whether those of the cache are there matters.
-        if self.are_on and (self.cache if what == "exists" else self.instances_path) in about:
-            say(f"at {when} {what} {about}")
-            self.are_on = sys.stdin.readline().strip() == "go"
-
-
 def say(answer):
     print(" ".join(answer.split()), flush=True)
 
@@ -258,7 +203,6 @@ def main(instances_path, images):
     logging.getLogger().addHandler(logging.NullHandler())
     held = {}
     nova = None
-    steps = Steps(instances_path)
     say("ready")
     for order in iter(sys.stdin.readline, ""):
         verb, _, rest = order.strip().partition(" ")
@@ -279,18 +223,13 @@ def main(instances_path, images):
             continue
         if nova is None:
             nova = Nova(instances_path, images)
-            steps.watch()
-        is_stepped = verb == "step"
-        if is_stepped:
-            verb, _, rest = rest.partition(" ")
         arguments = [rest] if verb == "pass" else rest.split()
-        steps.are_on = is_stepped
+        operation = getattr(nova, "do_" + verb.replace("-", "_"))
         try:
-            getattr(nova, "do_" + verb.replace("-", "_"))(*arguments)
+            operation(*arguments)
             answer = "ok"
         except Exception as error:
             answer = f"failed {type(error).__name__}: {error}"
-        steps.are_on = False
         say(answer)
 
 

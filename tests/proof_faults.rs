@@ -53,7 +53,11 @@ fn errnos(call: &Call) -> Result<&'static [Errno], &'static str> {
         "fcntl" if is(libc::F_DUPFD) || is(libc::F_DUPFD_CLOEXEC) => &[EMFILE],
         "flock" => &[EIO, EACCES, ESTALE, ENOLCK, EINTR],
         // They have nothing to write back.
-        "close" if call.is_in_proc() || std::path::Path::new(&call.on).is_dir() => {
+        "close"
+            if call.place.in_proc
+                || call.on.starts_with("/proc")
+                || std::path::Path::new(&call.on).is_dir() =>
+        {
             return Err("closing a directory or a file of /proc");
         }
         "close" => &[EIO, ENOSPC, EDQUOT, EINTR],
@@ -78,94 +82,85 @@ enum Fault {
     Signal(Signal),
 }
 
-/// All faults of a run, and how many calls there were and why some can have none.
-struct Faults {
-    all: Vec<(Call, Fault)>,
-    calls: usize,
-    left_out: BTreeMap<&'static str, usize>,
-    has_threads: bool,
+/// The calls of a run at which there can be faults.
+fn calls_of(recorded: &Ended) -> Vec<&Call> {
+    // Before that the loader reads its libraries: a program that cannot be loaded does nothing.
+    let first = recorded.calls.iter().position(|it| it.name() == "poll").unwrap_or_default();
+    let (own, proc): (Vec<_>, Vec<_>) = recorded.calls[first..].iter().partition(|it| !it.place.in_proc);
+    own.into_iter().chain(thinned(proc, PROC_CALLS)).collect()
 }
 
-impl Faults {
-    fn of(recorded: &Ended) -> Self {
-        // Before that the loader reads its libraries: a program that cannot be loaded does nothing.
-        let first = recorded.calls.iter().position(|it| it.name() == "poll").unwrap_or_default();
-        let (own, proc): (Vec<&Call>, Vec<&Call>) =
-            recorded.calls[first..].iter().partition(|it| !it.place.in_proc);
-        let mut left_out = BTreeMap::new();
-        let mut faults_of = |call: &Call, count_left_out: bool| {
+/// A program, and how many faults of it are tried where not all are.
+struct Subject<'a> {
+    what: &'a str,
+    scene: &'a Scene,
+    command: Command,
+    wanted: usize,
+}
+
+impl Subject<'_> {
+    /// Runs the program with each fault that it can have in a run such as that recorded, and checks it.
+    fn every_fault(&self, recorded: &Ended, check: impl Fn(&Ended)) {
+        let start = Instant::now();
+        let calls = calls_of(recorded);
+        let mut left_out = BTreeMap::<_, usize>::new();
+        let mut all = Vec::new();
+        for call in &calls {
             let errnos = errnos(call).unwrap_or_else(|why| {
-                *left_out.entry(why).or_default() += usize::from(count_left_out);
+                *left_out.entry(why).or_default() += 1;
                 &[]
             });
-            let faults = errnos.iter().map(|errno| Fault::Errno(*errno));
             let signals = [Signal::SIGKILL, Signal::SIGTERM].map(Fault::Signal);
-            faults.chain(signals).map(|fault| (call.clone(), fault)).collect::<Vec<_>>()
+            all.extend(errnos.iter().copied().map(Fault::Errno).chain(signals).map(|it| (*call, it)));
+        }
+        let number = all.len();
+        // To be killed beside a change is never left out.
+        let is_kill_beside_a_change = |(call, fault): &(&Call, Fault)| {
+            call.is_removal_or_rename() && matches!(fault, Fault::Signal(Signal::SIGKILL))
         };
-        let mut all: Vec<_> = own.iter().flat_map(|call| faults_of(call, true)).collect();
-        all.extend(thinned(proc, PROC_CALLS).into_iter().flat_map(|call| faults_of(call, false)));
-        let has_threads = recorded.calls.iter().any(|it| it.name().starts_with("clone"));
-        Self { all, calls: recorded.calls.len() - first, left_out, has_threads }
-    }
-
-    /// Runs the program with each of these faults, and checks it.
-    fn inject(
-        self,
-        what: &str,
-        wanted: usize,
-        scene: &Scene,
-        command: &Command,
-        mut check: impl FnMut(&Ended),
-    ) {
-        let start = Instant::now();
-        let number = self.all.len();
-        let faults = sample(self.all, wanted);
+        let (mut faults, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_kill_beside_a_change);
+        faults.extend(sample(others, self.wanted));
         let done = faults.len();
-        let (mut errors, mut kills, mut terms, mut unreached) = (0, 0, 0, 0);
-        let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut kinds, mut ends) = (BTreeMap::<&str, usize>::new(), BTreeMap::<String, usize>::new());
+        let mut unreached = 0;
         let mut failures = Vec::new();
         for (call, fault) in faults {
-            scene.restore();
-            let action = match fault {
-                Fault::Errno(errno) => Action::Fail(errno),
-                Fault::Signal(signal) => Action::Signal(signal),
+            self.scene.restore();
+            let (kind, action) = match fault {
+                Fault::Errno(errno) => ("errors", Action::Fail(errno)),
+                Fault::Signal(signal) => (signal.as_str(), Action::Signal(signal)),
             };
-            let ended = run(command, Watch::acting(call.place, action));
+            *kinds.entry(kind).or_default() += 1;
+            let ended = run(&self.command, Watch::acting(call.place, action));
             // Other processes come and go.
             unreached += usize::from(ended.reached.is_none() && !call.place.in_proc);
-            match fault {
-                Fault::Errno(_) => errors += 1,
-                Fault::Signal(Signal::SIGKILL) => kills += 1,
-                Fault::Signal(_) => terms += 1,
-            }
-            let end =
-                ended.signal.map_or_else(|| format!("exit {}", ended.code.unwrap()), |it| it.to_string());
-            *ends.entry(end).or_default() += 1;
-            let checked = checked(&format!("{fault:?} at {call}"), || {
+            let end = ended.code.map(|it| format!("exit {it}"));
+            *ends.entry(end.unwrap_or_else(|| ended.signal.unwrap().to_string())).or_default() += 1;
+            failures.extend(checked(&format!("{fault:?} at {call}"), || {
                 let may_be_killed = matches!(fault, Fault::Signal(signal) if ended.signal == Some(signal));
                 assert!(ended.signal.is_none() || may_be_killed, "killed: {ended:?}");
                 check(&ended);
-            });
-            failures.extend(checked.err());
+            }));
         }
         println!(
-            "every fault of {what}: {} calls, {} faults: {errors} errors, {kills} kills, {terms} SIGTERM; ended by {ends:?}; \
-             not reached {unreached}; {} failed; no errors where {:?}; {:.1?}",
-            self.calls,
+            "every fault of {}: {} calls, {} faults: {kinds:?}; ended by {ends:?}; \
+             not reached {unreached}; {} failed; no errors where {left_out:?}; {:.1?}",
+            self.what,
+            calls.len(),
             share(done, number),
             failures.len(),
-            self.left_out,
             start.elapsed()
         );
         none_failed(&failures);
         // Threads share their work differently each time.
-        assert!(self.has_threads || unreached * 50 <= done, "the calls differ from run to run");
+        let has_threads = recorded.calls.iter().any(|it| it.name().starts_with("clone"));
+        assert!(has_threads || unreached * 50 <= done, "the calls differ from run to run");
     }
 }
 
 fn every_fault_of_a_prune(what: &str, scene: &Scene, wanted: usize) {
     scene.restore();
-    let recorded = run(&scene.prune(), Watch::recording());
+    let recorded = run(&scene.prune(&[]), Watch::recording());
     assert_eq!(recorded.code, Some(0), "{recorded:?}");
     scene.report_is_true(&recorded, &BTreeSet::new());
     scene.pruned_again();
@@ -173,7 +168,8 @@ fn every_fault_of_a_prune(what: &str, scene: &Scene, wanted: usize) {
     let left: BTreeSet<String> = scene.world.cache_names().into_iter().collect();
     assert_eq!(left, scene.needed, "a whole run removes all that is removable");
 
-    Faults::of(&recorded).inject(what, wanted, scene, &scene.prune(), |ended| {
+    let command = scene.prune(&[]);
+    Subject { what, scene, command, wanted }.every_fault(&recorded, |ended| {
         scene.nothing_needed_has_changed(&[]);
         scene.report_is_true(ended, &BTreeSet::new());
         scene.pruned_again();
@@ -193,11 +189,12 @@ fn no_fault_at_any_system_call_of_a_prune_after_a_kill_loses_a_file_or_makes_a_f
 
 #[test]
 fn no_fault_at_any_system_call_of_an_explain_changes_anything_or_frees_a_needed_file() {
-    let scene = Scene::new();
+    let scene = &Scene::new();
     let recorded = run(&scene.explain(), Watch::recording());
     assert_eq!((recorded.code, recorded.stderr.as_str()), (Some(0), ""), "{recorded:?}");
 
-    Faults::of(&recorded).inject("explain", 120, &scene, &scene.explain(), |ended| {
+    let command = scene.explain();
+    Subject { what: "explain", scene, command, wanted: 120 }.every_fault(&recorded, |ended| {
         scene.before.assert_same(&scene.state());
         scene.report_is_true(ended, &BTreeSet::new());
         let Ok(json) = serde_json::from_str::<serde_json::Value>(&ended.stdout) else { return };

@@ -1,93 +1,47 @@
 //! `--until-free`: the oldest files go first, and no more than are needed.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use nix::sys::statvfs::statvfs;
 use proptest::prelude::*;
 
-use crate::common::prune::{InUse, names, plain_file, with_outcome};
-use crate::common::{DAY, HOUR, Run, World, list, set_age, text, tool};
+use crate::common::host::{Host, JUDGED};
+use crate::common::prune::{InUse, finish, names, plain_file, prune_command, under_strace, with_outcome};
+use crate::common::{DAY, HOUR, NO_ARGS, Run, World, list, set_age, text};
 use serde_json::Value;
 
-const NO_ARGS: [&str; 0] = [];
 const GIB: u64 = 1 << 30;
-
-/// An ext4 of its own, mounted where a path is, until this is dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn at(path: PathBuf, image: &Path) -> Self {
-        fs_err::File::create(image).unwrap().file().set_len(64 << 20).unwrap();
-        let run = |command: &mut Command| {
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{output:?}: run this as root where loop devices can be made");
-        };
-        run(Command::new(tool("mkfs.ext4", "e2fsprogs")).args(["-q", "-F"]).arg(image));
-        fs_err::create_dir_all(&path).unwrap();
-        run(Command::new(tool("mount", "mount")).args(["-o", "loop"]).arg(image).arg(&path));
-        Self(path)
-    }
-
-    fn available(&self) -> u64 {
-        let stat = statvfs(&self.0).unwrap();
-        stat.blocks_available() * stat.fragment_size()
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
-    }
-}
 
 fn goal(run: &Run, field: &str) -> u64 {
     run.json()["goal"][field].as_u64().unwrap_or_else(|| panic!("{field}: {run:#?}"))
 }
 
+/// Four files to remove, the oldest first.
+fn four() -> (InUse, Vec<String>) {
+    let it = InUse::new();
+    let files: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
+    for (index, name) in files.iter().enumerate() {
+        plain_file(&it.world, name, 20 * DAY - HOUR * index as u32);
+    }
+    (it, files)
+}
+
 /// On a filesystem of its own, where nobody else takes or gives space.
 #[test]
-fn a_dry_run_foretells_what_is_free_after_the_real_one_and_the_oldest_go() {
-    const EACH: u64 = 1 << 20;
-    const BLOCK: u64 = 4096;
-    let outside = InUse::new();
-    let mounted = Mounted::at(outside.world.path("_base"), &outside.world.outside().join("image"));
-    outside.world.cache_file(&outside.used, 2 * DAY);
-    // The name is no order of age.
-    let files: Vec<String> = (0..10_u32).map(|n| format!("{:040x}", n * 7 % 10)).collect();
-    for (index, name) in files.iter().enumerate() {
-        fs_err::write(outside.world.base(name), vec![1; EACH as usize]).unwrap();
-        set_age(&outside.world.base(name), 20 * DAY - HOUR * index as u32);
+fn a_dry_run_foretells_what_goes_and_what_is_free_after_the_real_one() {
+    let host = Host::new();
+    for (goal, chosen) in [("0%", 0), ("38.5MiB", 5), ("95%", 6)] {
+        let [dry, real] = ["prune --dry-run", "prune"].map(|command| {
+            let args: Vec<&str> = command.split(' ').chain(["--until-free", goal, "-f", "json"]).collect();
+            host.run_on_own_filesystem("true", &[&args[..], &JUDGED].concat()).0
+        });
+        let removed = with_outcome(&real, "removed");
+        assert_eq!((with_outcome(&dry, "would_remove"), removed.len()), (removed, chosen));
+        assert_eq!(with_outcome(&dry, "spared"), with_outcome(&real, "spared"));
+        assert_eq!((&dry.json()["goal"], dry.code), (&real.json()["goal"], real.code));
+        assert_eq!(real.warnings().contains(&"goal_missed".into()), real.code == 1);
     }
-    plain_file(&outside.world, &format!("{}.info", files[0]), 2 * DAY);
-    // Blocks are given late.
-    Command::new("sync").status().unwrap();
-    let wanted = mounted.available() + 3 * EACH;
-    let args = ["--until-free", &wanted.to_string()];
-    let dry = outside.world.dry_run(args).exits(0);
-    let real = outside.world.prune(args).exits(0);
-    let info = format!("{}.info", files[0]);
-    let oldest: BTreeSet<String> = files[..3].iter().cloned().chain([info]).collect();
-    assert_eq!(with_outcome(&dry, "would_remove"), oldest);
-    assert_eq!(with_outcome(&real, "removed"), oldest, "{real:#?}");
-    assert_eq!(with_outcome(&real, "spared"), files[3..].iter().cloned().collect());
-    let (foretold, now) = (goal(&dry, "available_after_bytes"), mounted.available());
-    println!("foretold {foretold}, now {now}, wanted {wanted}");
-    assert!(foretold.abs_diff(now) <= BLOCK * oldest.len() as u64, "{foretold} and {now}");
-    assert_eq!(goal(&real, "available_after_bytes"), now);
-    assert!((wanted..wanted + EACH).contains(&now));
-
-    // Of the size of that filesystem; it cannot be reached.
-    let run = outside.world.prune(["--until-free", "99%"]).exits(1);
-    assert_eq!(with_outcome(&run, "removed").len(), files.len() - 3);
-    assert!(run.warnings().contains(&"goal_missed".to_owned()), "{run:#?}");
-    assert!(goal(&run, "available_after_bytes") < goal(&run, "wanted_bytes"));
-    // Nothing is needed for one that is reached.
-    let again = plain_file(&outside.world, &files[0], 2 * DAY);
-    assert_eq!(outside.world.prune(["--until-free", "1%"]).exits(0).outcome(&files[0]), "spared");
-    assert!(again.exists());
 }
 
 /// Where the space cannot be asked for, a goal must not mean everything.
@@ -95,22 +49,16 @@ fn a_dry_run_foretells_what_is_free_after_the_real_one_and_the_oldest_go() {
 fn without_an_answer_of_the_filesystem_nothing_is_removed() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
-    let command = crate::common::prune::prune_command(&it.world, ["--until-free", "1GiB"]);
+    let command = prune_command(&it.world, ["--until-free", "1GiB"]);
     // statvfs is statfs of the whole path; what kind of filesystem it is is asked in the same way.
     let failing = ["--trace=statfs", "--inject=statfs:error=EIO"];
-    let run =
-        crate::common::prune::finish(&mut crate::common::prune::under_strace(&it.world, failing, &command));
-    run.refused(&["cannot ask how much is free"]);
+    finish(&mut under_strace(&it.world, failing, &command)).refused(&["cannot ask how much is free"]);
     assert!(it.world.base(name).exists());
 }
 
 #[test]
 fn a_file_that_stays_is_made_up_for_by_the_next_oldest_and_links_count_as_nothing() {
-    let it = InUse::new();
-    let files: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
-    for (index, name) in files.iter().enumerate() {
-        plain_file(&it.world, name, 20 * DAY - HOUR * index as u32);
-    }
+    let (it, files) = four();
     fs_err::hard_link(it.world.base(&files[0]), it.world.outside().join("other name")).unwrap();
     let open = fs_err::File::open(it.world.base(&files[1])).unwrap();
     let space = it.world.dry_run(NO_ARGS).json()["filesystem"]["available_bytes"].as_u64().unwrap();
@@ -118,28 +66,17 @@ fn a_file_that_stays_is_made_up_for_by_the_next_oldest_and_links_count_as_nothin
     let wanted = (space + 1000 * GIB).to_string();
     let dry = it.world.dry_run(["--until-free", &wanted]).exits(1);
     assert_eq!(with_outcome(&dry, "would_remove"), files.iter().cloned().collect());
-    assert_eq!(
-        goal(&dry, "available_after_bytes") - goal(&dry, "available_before_bytes"),
-        3 * fs_err::metadata(it.world.base(&files[1]))
-            .map(|it| std::os::unix::fs::MetadataExt::blocks(&it) * 512)
-            .unwrap()
-    );
+    let freed = goal(&dry, "available_after_bytes") - goal(&dry, "available_before_bytes");
+    assert_eq!(freed, 3 * 512 * fs_err::metadata(it.world.base(&files[1])).unwrap().blocks());
     let run = it.world.prune(["--until-free", &wanted]).exits(1);
-    assert_eq!(
-        (with_outcome(&run, "removed").len(), run.outcome(&files[1]).as_str()),
-        (3, "open"),
-        "{run:#?}"
-    );
+    run.told(&files[1], "open", &[]);
+    assert_eq!(with_outcome(&run, "removed").len(), 3, "{run:#?}");
     drop(open);
 }
 
 #[test]
 fn operands_plans_and_a_goal_narrow_each_other() {
-    let it = InUse::new();
-    let files: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
-    for (index, name) in files.iter().enumerate() {
-        plain_file(&it.world, name, 20 * DAY - HOUR * index as u32);
-    }
+    let (it, files) = four();
     let plan = it.world.dry_run([&files[1], &files[2]]).exits(0);
     assert_eq!(with_outcome(&plan, "kept").len(), 3);
     let plan = it.world.file("plan.json", &plan.stdout).display().to_string();

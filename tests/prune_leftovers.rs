@@ -7,22 +7,19 @@ use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use nova_imagecache::cache_name::SET_ASIDE;
 use serde_json::json;
 
 use crate::common::prune::{
-    InUse, Running, Stopped, aside, error, hold_lock, names, plain_file, prune_command, three_files,
-    wait_until, with_outcome,
+    InUse, Running, aside, hold_lock, lock_file, plain_file, prune_command, wait_until, with_outcome,
 };
-use crate::common::{DAY, Run, Snapshot, set_age};
+use crate::common::{DAY, NO_ARGS};
 
-const NO_ARGS: [&str; 0] = [];
-
-/// Three files that a killed prune left set aside, with another one that is too young.
+/// Three files that a killed prune left set aside.
 fn left() -> (InUse, [String; 3]) {
-    let it = InUse::new();
-    let files = three_files(&it);
-    it.aside(&files[2], NO_ARGS).kill();
-    assert!(files.iter().all(|name| aside(&it.world, name).exists() && !it.world.base(name).exists()));
+    let (it, files) = InUse::with_three();
+    drop(it.aside(&files[2], NO_ARGS));
+    it.has(files.each_ref().map(|name| format!("{SET_ASIDE}{name}")));
     (it, files)
 }
 
@@ -41,7 +38,7 @@ fn what_a_killed_prune_left_is_told_and_the_next_one_puts_it_back_and_finishes()
     }
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!((with_outcome(&run, "removed"), run.stderr.as_str()), (files.into(), ""));
-    assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+    it.has(NO_ARGS);
 }
 
 /// Whatever the guards say then, and whatever has become of the lock files.
@@ -55,7 +52,7 @@ fn a_prune_that_is_refused_puts_it_back_all_the_same() {
         }
         it.world.inventory(&json!([]));
         it.world.prune(NO_ARGS).refused(&["no instance in the inventory uses"]);
-        assert_eq!(names(&it.world.path("_base")), files.iter().cloned().chain([it.used.clone()]).collect());
+        it.has(files.clone());
         assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
     }
 }
@@ -75,7 +72,7 @@ fn it_is_put_back_under_novas_lock_and_what_is_in_use_again_stays() {
     }
     assert!(aside(&it.world, &files[1]).exists());
     drop(lock);
-    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&files[1]), "removed");
+    it.goes(&files[1]);
 }
 
 /// What it does with one that somebody has open is told in `prune_second_look`.
@@ -85,59 +82,54 @@ fn where_a_new_file_has_the_name_what_was_aside_is_dropped() {
     let inode = fs_err::metadata(plain_file(&it.world, &files[1], DAY / 2)).unwrap().ino();
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!((run.verdict(&files[1]).as_str(), run.stderr.as_str()), ("too_young", ""));
-    assert_eq!(names(&it.world.path("_base")), [it.used.clone(), files[1].clone()].into());
+    it.has([&files[1]]);
     assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
 }
 
 // Signals
 
-const SIGNALS: [(Signal, &str); 3] =
-    [(Signal::SIGTERM, "SIGTERM"), (Signal::SIGINT, "SIGINT"), (Signal::SIGHUP, "SIGHUP")];
-
-/// A prune of two files, the second in a later batch, in its wait.
-fn waiting(it: &InUse, nohup: bool) -> (Stopped, [String; 3]) {
-    let files = three_files(it);
+/// A prune of two files, the second in a later batch, in its wait. What runs the tests may have some signals ignored, as a
+/// shell has for what it puts into the background.
+fn waiting(with: &str) -> (InUse, Running, [String; 3]) {
+    let (it, files) = InUse::with_three();
     let prune = prune_command(&it.world, ["-v"]);
     // Two descriptors a file, and the spare ones.
-    // What runs the tests may have some signals ignored, as a shell has for what it puts into the background.
-    let with = if nohup { "nohup" } else { "env --default-signal=INT,TERM,HUP" };
     let limit = format!("ulimit -n 259; exec {with} \"$0\" \"$@\"");
     let mut command = Command::new("sh");
     command.args(["-c", &limit]).arg(prune.get_program()).args(prune.get_args());
-    (it.world.aside(&mut command, &files[0]), files)
+    let stopped = it.stopped(&mut command, &files[0]);
+    (it, stopped, files)
 }
+
+const HEARD: &str = "env --default-signal=INT,TERM,HUP";
 
 #[test]
 fn a_signal_puts_back_what_is_set_aside_and_prints_the_report() {
-    for (signal, name) in SIGNALS {
-        let it = InUse::new();
-        let before = Snapshot::of(&it.world.base(&it.used));
-        let (stopped, files) = waiting(&it, false);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let (it, stopped, files) = waiting(HEARD);
         let inode = fs_err::metadata(aside(&it.world, &files[0])).unwrap().ino();
         stopped.signal(signal);
         let start = Instant::now();
-        let run: Run = stopped.finish().exits(1);
-        println!("{name}: ended after {:?}", start.elapsed());
+        let run = stopped.finish().exits(1);
+        println!("{signal}: ended after {:?}", start.elapsed());
         assert_eq!(with_outcome(&run, "not_reached"), files.clone().into(), "{run:#?}");
         assert!(run.warnings().contains(&"interrupted".to_owned()));
-        assert!(run.stderr.contains(&format!("interrupted by {name}")), "{run:#?}");
-        assert!(error(&run, &files[0]).contains(name), "{run:#?}");
+        assert!(run.stderr.contains(&format!("interrupted by {signal}")), "{run:#?}");
+        run.told(&files[0], "not_reached", &[signal.as_str()]);
         assert_eq!(fs_err::metadata(it.world.base(&files[0])).unwrap().ino(), inode);
-        assert_eq!(names(&it.world.path("_base")), files.iter().cloned().chain([it.used.clone()]).collect());
+        it.has(files.clone());
         // The second batch is not begun.
-        assert!(!crate::common::prune::lock_file(&it.world, &files[2]).exists());
-        assert_eq!(before.0.len(), 1);
+        assert!(!lock_file(&it.world, &files[2]).exists());
         assert_eq!(with_outcome(&it.world.prune(NO_ARGS).exits(0), "removed"), files.into());
     }
 }
 
 #[test]
 fn a_signal_ends_the_wait_for_locks() {
-    let it = InUse::new();
-    let files = three_files(&it);
+    let (it, files) = InUse::with_three();
     let _lock = hold_lock(&it.world, &files[1]);
     let prune = it.judged_by(["--lock-wait", "60s"]);
-    wait_until("prune waits", || crate::common::prune::lock_file(&it.world, &files[2]).exists());
+    wait_until("prune waits", || lock_file(&it.world, &files[2]).exists());
     prune.signal(Signal::SIGTERM);
     let run = prune.finish().exits(1);
     assert_eq!(with_outcome(&run, "not_reached"), files.into(), "{run:#?}");
@@ -145,12 +137,11 @@ fn a_signal_ends_the_wait_for_locks() {
 
 #[test]
 fn a_second_signal_ends_it_at_once_and_the_next_prune_puts_back() {
-    let it = InUse::new();
-    let (stopped, files) = waiting(&it, false);
+    let (it, stopped, files) = waiting(HEARD);
     // Both are pending when it goes on; whichever comes first, the other ends it.
     stopped.signal(Signal::SIGTERM);
     stopped.signal(Signal::SIGINT);
-    let signal = stopped.go_on().end().signal();
+    let signal = stopped.end().status.signal();
     assert!([Some(2), Some(15)].contains(&signal), "{signal:?}");
     assert!(aside(&it.world, &files[0]).exists());
     assert_eq!(with_outcome(&it.world.prune(NO_ARGS).exits(0), "removed"), files.into());
@@ -158,11 +149,7 @@ fn a_second_signal_ends_it_at_once_and_the_next_prune_puts_back() {
 
 #[test]
 fn under_nohup_a_hangup_is_ignored() {
-    let it = InUse::new();
-    let (stopped, files) = waiting(&it, true);
+    let (_it, stopped, files) = waiting("nohup");
     stopped.signal(Signal::SIGHUP);
     assert_eq!(with_outcome(&stopped.finish().exits(0), "removed"), files.into());
-    // Only a real prune handles signals.
-    set_age(&it.world.base(&it.used), DAY);
-    drop(Running::start(&mut prune_command(&it.world, ["--dry-run"])));
 }

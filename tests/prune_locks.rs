@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nova_imagecache::cache_name::cache_file_name;
+
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, aside, error, finish, inject, lock_file, names, plain_file, prune_command,
-    prune_command_at, under_strace, untouched, wait_until, with_outcome,
+    InUse, Running, aside, hold_lock, lock_file, names, plain_file, prune_command, wait_until, with_outcome,
 };
-use crate::common::{DAY, World, set_age};
-
-const NO_ARGS: [&str; 0] = [];
+use crate::common::{DAY, HOST, NO_ARGS, Run, World, set_age};
 
 #[test]
 fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock() {
@@ -29,32 +28,9 @@ fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock(
         assert!(held.iter().all(|name| lock_file(&it.world, name).exists()));
         assert!((least..most).contains(&waited), "--lock-wait {wait}: {waited} ms");
         for name in &held {
-            let error = error(&run, name);
-            for words in [&format!("process {} (python", nova.pid()), &format!("nova-{name}")] {
-                assert!(error.contains(words), "{error}");
-            }
+            run.told(name, "locked", &[&format!("process {} (python", nova.pid()), &format!("nova-{name}")]);
         }
     }
-}
-
-#[test]
-fn a_lock_that_nova_releases_in_time_only_delays_the_removal() {
-    let it = InUse::new();
-    let held = it.world.original("image-a", 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&held);
-    let mut prune = it.judged_by(["--lock-wait", "20s"]);
-    std::thread::sleep(Duration::from_millis(300));
-    assert!(prune.is_running());
-    assert!(it.world.base(&held).exists());
-    nova.releases(&held);
-    let start = Instant::now();
-    let run = prune.finish().exits(0);
-    println!("removed {:?} after the release", start.elapsed());
-    assert_eq!(run.outcome(&held), "removed");
-    assert!(!it.world.base(&held).exists());
-    assert!(!lock_file(&it.world, &held).exists());
-    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 /// Files that are removed under the original's lock as well as, or instead of, one of their own. The original is in
@@ -62,32 +38,33 @@ fn a_lock_that_nova_releases_in_time_only_delays_the_removal() {
 #[test]
 fn what_is_made_from_an_original_waits_for_the_lock_of_the_original() {
     let it = InUse::new();
-    let used = &it.used;
-    let mut nova = Nova::start(&it.world);
     // A used image keeps its small copy: that one is of an image that is not here.
-    let gone = it.world.original("image-gone", 2 * DAY);
-    fs_err::remove_file(it.world.base(&gone)).unwrap();
-    for (original, name, args) in [
-        (&gone, format!("{gone}_1073741824"), vec![]),
-        (&gone, format!("{gone}_sm"), vec![]),
-        (&gone, format!("{gone}.info"), vec![]),
-        (&gone, format!("{gone}.part"), vec!["--partials"]),
-        (&gone, format!("{gone}.converted"), vec!["--partials"]),
-        (used, format!("{used}.part"), vec!["--partials"]),
+    let gone = cache_file_name("image-gone");
+    let mut nova = Nova::start(&it.world);
+    for (original, end) in [
+        (&gone, ""),
+        (&gone, "_1073741824"),
+        (&gone, "_sm"),
+        (&gone, ".info"),
+        (&gone, ".part"),
+        (&gone, ".converted"),
+        (&it.used, ".part"),
     ] {
         nova.takes(original);
-        let path = plain_file(&it.world, &name, 2 * DAY);
-        let wait = |wait| ["--lock-wait", wait].into_iter().chain(args.iter().copied());
-        let run = it.world.prune(wait("300ms")).exits(0);
-        assert_eq!(run.outcome(&name), "locked", "{name}");
-        assert!(path.exists(), "{name}");
+        let name = format!("{original}{end}");
+        plain_file(&it.world, &name, 2 * DAY);
+        let run = it.world.prune(["--partials", "--lock-wait", "300ms"]).exits(0);
+        run.told(&name, "locked", &[]);
+        it.has([&name]);
 
-        let mut prune = it.judged_by(wait("20s"));
+        let mut prune = it.judged_by(["--partials", "--lock-wait", "20s"]);
         std::thread::sleep(Duration::from_millis(200));
         assert!(prune.is_running(), "{name}");
         nova.releases(original);
-        assert_eq!(prune.finish().exits(0).outcome(&name), "removed", "{name}");
-        assert!(!path.exists(), "{name}");
+        let start = Instant::now();
+        prune.finish().exits(0).told(&name, "removed", &[]);
+        assert!(start.elapsed() < Duration::from_secs(5), "{name}");
+        it.has(NO_ARGS);
     }
 }
 
@@ -95,8 +72,7 @@ fn what_is_made_from_an_original_waits_for_the_lock_of_the_original() {
 #[test]
 fn nova_does_not_get_the_lock_that_prune_holds() {
     let it = InUse::new();
-    let gone = it.world.original("image-gone", 2 * DAY);
-    fs_err::remove_file(it.world.base(&gone)).unwrap();
+    let gone = cache_file_name("image-gone");
     let mut nova = Nova::start(&it.world);
     for (end, locks) in [
         ("", vec![""]),
@@ -154,10 +130,8 @@ fn the_lock_file_stays_where_the_file_has_been_made_again() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
     let (path, aside) = (it.world.base(&name), aside(&it.world, &name));
-    let cache_dir = it.world.path("_base");
-    let hold_up = inject("unlinkat:delay_exit=1000000", &cache_dir);
-    let command = prune_command(&it.world, NO_ARGS);
-    let prune = Running::start(&mut under_strace(&it.world, hold_up, &command));
+    let hold_up = "unlinkat:delay_exit=1000000";
+    let prune = Running::start(&mut it.injected(hold_up, &it.world.path("_base"), &[]));
     wait_until("prune removes the file", || !aside.exists() && !path.exists());
     plain_file(&it.world, &name, DAY / 2);
     assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
@@ -174,29 +148,39 @@ fn a_directory_of_locks_that_is_a_link_is_novas_all_the_same() {
     let mut nova = Nova::start(&it.world);
     nova.takes(&held);
     let run = it.world.prune(["--lock-wait", "0"]).exits(0);
-    assert_eq!(run.outcome(&held), "locked");
-    assert_eq!(run.outcome(&free), "removed");
+    assert_eq!((run.outcome(&held), run.outcome(&free)), ("locked".into(), "removed".into()));
     let expected = ["imagecache-prune.lock".to_owned(), format!("nova-{held}")];
     assert_eq!(names(&elsewhere), expected.into());
 }
 
-/// nova removes lock files without holding them.
+/// nova removes lock files without holding them: while prune waits for one, or when prune has opened it and is about to
+/// lock it, where strace holds prune up. One that is only gone is made anew.
 #[test]
-fn a_lock_file_that_nova_unlinks_and_makes_anew_locks_prune_out_again() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let (mut one, mut other) = (Nova::start(&it.world), Nova::start(&it.world));
-    one.takes(&name);
-    let prune = it.judged_by(["--lock-wait", "2s"]);
-    std::thread::sleep(Duration::from_millis(200));
-    replace_lock_file(&it.world, &name, &mut other);
-    one.releases(&name);
-    let run = prune.finish().exits(0);
-    assert_eq!(run.outcome(&name), "locked");
-    assert!(it.world.base(&name).exists());
-    assert!(lock_file(&it.world, &name).exists(), "the lock file that nova holds is not prune's to remove");
-    other.releases("anew");
-    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+fn a_lock_on_a_file_without_a_name_is_none() {
+    for (waits, is_replaced) in [(true, true), (true, false), (false, true), (false, false)] {
+        let it = InUse::new();
+        let name = it.world.original("image-a", 2 * DAY);
+        let lock = lock_file(&it.world, &name);
+        fs_err::write(&lock, "").unwrap();
+        let mut nova = Nova::start(&it.world);
+        let held = waits.then(|| hold_lock(&it.world, &name));
+        let hold_up = if waits { "fcntl:delay_enter=0" } else { "fcntl:delay_enter=1500000:when=1" };
+        let prune = it.judged(&mut it.injected(hold_up, &lock, &["--lock-wait", "2s"]));
+        std::thread::sleep(Duration::from_millis(300));
+        if is_replaced {
+            replace_lock_file(&it.world, &name, &mut nova);
+        } else {
+            fs_err::remove_file(&lock).unwrap();
+        }
+        drop(held);
+        prune.finish().exits(0).told(&name, if is_replaced { "locked" } else { "removed" }, &[]);
+        // The lock file that nova holds is not prune's to remove.
+        assert_eq!([it.world.base(&name).exists(), lock.exists()], [is_replaced; 2]);
+        if is_replaced {
+            nova.releases("anew");
+            it.goes(&name);
+        }
+    }
 }
 
 /// The same while the file is set aside; of a copy, the original's counts as well.
@@ -206,13 +190,13 @@ fn a_file_whose_lock_file_is_replaced_while_it_is_set_aside_is_put_back() {
         let it = InUse::new();
         let original = "1".repeat(40);
         let name = format!("{original}_1073741824");
-        let path = plain_file(&it.world, &name, 2 * DAY);
+        plain_file(&it.world, &name, 2 * DAY);
         let mut nova = Nova::start(&it.world);
         let run = it.while_aside(&name, &[], || {
             replace_lock_file(&it.world, if of_original { &original } else { &name }, &mut nova);
         });
-        assert_eq!(run.exits(0).outcome(&name), "locked");
-        assert!(path.exists());
+        run.exits(0).told(&name, "locked", &[]);
+        it.has([&name]);
     }
 }
 
@@ -220,45 +204,6 @@ fn a_file_whose_lock_file_is_replaced_while_it_is_set_aside_is_put_back() {
 fn replace_lock_file(world: &World, name: &str, nova: &mut Nova) {
     nova.takes("anew");
     fs_err::rename(lock_file(world, "anew"), lock_file(world, name)).unwrap();
-}
-
-/// The same when prune has opened the lock file already and is about to lock it: strace holds it up there.
-#[test]
-fn a_lock_on_a_file_without_a_name_is_none() {
-    for is_replaced in [true, false] {
-        let it = InUse::new();
-        let name = it.world.original("image-a", 2 * DAY);
-        let mut nova = Nova::start(&it.world);
-        let lock = lock_file(&it.world, &name);
-        fs_err::write(&lock, "").unwrap();
-        let hold_up = inject("fcntl:delay_enter=1500000:when=1", &lock);
-        let command = prune_command(&it.world, ["--lock-wait", "2s"]);
-        let prune = it.judged(&mut under_strace(&it.world, hold_up, &command));
-        std::thread::sleep(Duration::from_millis(300));
-        if is_replaced {
-            replace_lock_file(&it.world, &name, &mut nova);
-        } else {
-            fs_err::remove_file(&lock).unwrap();
-        }
-        let run = prune.finish().exits(0);
-        // One that is only gone is made anew.
-        assert_eq!(run.outcome(&name), if is_replaced { "locked" } else { "removed" });
-        assert_eq!([it.world.base(&name).exists(), lock.exists()], [is_replaced; 2]);
-    }
-}
-
-#[test]
-fn a_lock_file_that_nova_unlinks_under_prune_is_made_anew() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let mut nova = Nova::start(&it.world);
-    nova.takes(&name);
-    let prune = it.judged_by(["--lock-wait", "20s"]);
-    std::thread::sleep(Duration::from_millis(200));
-    fs_err::remove_file(lock_file(&it.world, &name)).unwrap();
-    nova.releases(&name);
-    assert_eq!(prune.finish().exits(0).outcome(&name), "removed");
-    assert!(!lock_file(&it.world, &name).exists());
 }
 
 #[test]
@@ -272,10 +217,10 @@ fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
     std::os::unix::fs::symlink(it.world.instances_path(), &link).unwrap();
     let before = it.world.snapshot();
     for path in [it.world.instances_path(), link] {
-        let second = finish(&mut prune_command_at(&it.world, &path, NO_ARGS));
-        assert_eq!(second.code, 3, "{second:#?}");
-        assert_eq!(second.stdout, "");
-        assert_eq!(second.stderr.lines().count(), 1, "{second:#?}");
+        let mut second = it.world.command();
+        second.args(["prune", "--host", HOST, "--inventory", "inventory.json", "-p"]).arg(path);
+        let second = Run::of(&mut second).exits(3);
+        assert_eq!((second.stdout.as_str(), second.stderr.lines().count()), ("", 1), "{second:#?}");
     }
     assert_eq!(it.world.dry_run(NO_ARGS).exits(0).outcome(&name), "would_remove", "a dry run needs no lock");
     before.assert_same(&it.world.snapshot());
@@ -283,6 +228,7 @@ fn a_second_prune_of_the_path_is_told_so_and_changes_nothing() {
     assert_eq!(first.finish().exits(0).outcome(&name), "removed");
 }
 
+/// Where the first does not exclude the second, as on two hosts, is a matter of `proof_interleavings`.
 #[test]
 fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
     let it = InUse::new();
@@ -314,38 +260,8 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
         }
         removed.sort();
         assert_eq!(removed, images, "each once");
-        assert_eq!(names(&it.world.path("_base")), BTreeSet::from([it.used.clone()]));
+        it.has(NO_ARGS);
         assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
     }
     println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
-}
-
-/// As on two hosts whose filesystem keeps flock(2) to each: strace grants it to both.
-#[test]
-fn two_prunes_that_do_not_know_of_each_other_do_no_harm() {
-    let it = InUse::new();
-    let images: Vec<String> = (0..12).map(|n| format!("{n:040x}")).collect();
-    let grant = ["--trace=flock", "--inject=flock:retval=0"];
-    let before = untouched(&it.world, &[&it.used]);
-    let mut gone_first = 0;
-    for round in 0..15 {
-        images.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
-        if round % 3 == 0 {
-            fs_err::remove_dir_all(it.world.path("locks")).unwrap();
-        }
-        let pair = [0; 2]
-            .map(|_| Running::start(&mut under_strace(&it.world, grant, &prune_command(&it.world, NO_ARGS))));
-        let mut removed = Vec::new();
-        for run in pair.map(Running::finish) {
-            assert!(run.code <= 1, "{run:#?}");
-            removed.extend(with_outcome(&run, "removed"));
-            assert_eq!(with_outcome(&run, "failed"), BTreeSet::new(), "{run:#?}");
-            gone_first += with_outcome(&run, "changed").len();
-        }
-        removed.sort();
-        removed.dedup();
-        assert_eq!(removed, images);
-        before.assert_same(&untouched(&it.world, &[&it.used]));
-    }
-    println!("the other was first {gone_first} times");
 }

@@ -1,21 +1,19 @@
-//! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd and qemu-io,
-//! whose locks show in the evidence, and others, which `/proc` shows while the file is set aside.
+//! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd, whose locks
+//! show in the evidence, and others, which `/proc` shows while the file is set aside.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::prune::{
-    InUse, Running, aside, error, inject, is_locked, under_strace, untouched, wait_until,
+    InUse, Running, aside, backing_file, inject, is_locked, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, World, overlay, qemu_img, set_age, tool};
-
-const NO_ARGS: [&str; 0] = [];
+use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, qemu_img, set_age, tool};
 
 /// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
 fn base_in(world: &World, format: &str) -> String {
     let name = world.original("image-a", 2 * DAY);
     if format == "qcow2" {
-        crate::common::plain_qcow2(&world.base(&name));
+        plain_qcow2(&world.base(&name));
         set_age(&world.base(&name), 2 * DAY);
     }
     name
@@ -71,7 +69,7 @@ fn is_in_use_until_it_ends(it: &InUse, open: &str, qemu: Running) {
     drop(qemu);
     // It was touched.
     set_age(&it.world.base(open), 2 * DAY);
-    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(open), "removed");
+    it.goes(open);
 }
 
 #[test]
@@ -84,14 +82,6 @@ fn the_bases_stay_while_qemu_has_an_overlay_open_that_lies_elsewhere() {
             let qemu = qemu_nbd(&it.world, access, &disk, &it.world.base(&base));
             is_in_use_until_it_ends(&it, &base, qemu);
         }
-        let it = InUse::new();
-        let base = base_in(&it.world, format);
-        let disk = disk_elsewhere(&it.world, &base, format);
-        // It waits for commands on its standard input, which is a pipe that nobody writes to.
-        let mut command = Command::new(tool("qemu-io", "qemu-utils"));
-        let qemu = Running::start(command.args(["-f", "qcow2"]).arg(disk));
-        wait_until("qemu-io opens the chain", || is_locked(&it.world.base(&base)));
-        is_in_use_until_it_ends(&it, &base, qemu);
     }
 }
 
@@ -120,7 +110,7 @@ fn every_file_of_a_chain_through_the_cache_stays_while_it_is_open() {
     drop(qemu);
     for name in [&resized, &base] {
         set_age(&it.world.base(name), 2 * DAY);
-        assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(name), "removed");
+        it.goes(name);
     }
 }
 
@@ -140,16 +130,12 @@ fn is_open_until_it_ends(start: impl FnOnce(&World, &Path) -> Running, who: &str
         let process = start(&it.world, &aside(&it.world, &name));
         (stopped.finish(), process)
     };
-    let run = run.exits(0);
-    assert_eq!((run.outcome(&name).as_str(), run.verdict(&name).as_str()), ("open", "removable"), "{run:#?}");
-    assert_eq!(run.outcome(&other), "removed");
-    assert!(it.world.base(&name).exists());
-    let error = error(&run, &name);
-    for words in [&format!("process {} ({who})", process.id()), &it.world.base(&name).display().to_string()] {
-        assert!(error.contains(words), "{error}");
-    }
+    let path = it.world.base(&name).display().to_string();
+    run.told(&name, "open", &[&format!("process {} ({who})", process.id()), &path]);
+    assert_eq!((run.verdict(&name), run.exits(0).outcome(&other)), ("removable".into(), "removed".into()));
+    it.has([&name]);
     drop(process);
-    assert_eq!(it.world.prune(NO_ARGS).exits(0).outcome(&name), "removed");
+    it.goes(&name);
 }
 
 #[test]
@@ -177,22 +163,21 @@ fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
         inject("fcntl:delay_enter=5000000:when=1", &path),
         &rebase,
     ));
-    let has_it_open = || {
-        let processes = fs_err::read_dir("/proc").unwrap().map(|it| it.unwrap().path().join("fd"));
-        let descriptors = processes.filter_map(|it| fs_err::read_dir(it).ok()).flatten().flatten();
+    let has_it_open = |pid: u32| {
+        let descriptors = fs_err::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         descriptors.filter_map(|it| fs_err::read_link(it.path()).ok()).any(|it| it == path)
     };
+    let children = format!("/proc/{0}/task/{0}/children", rebase.id());
+    let mut pid = String::new();
     wait_until("qemu-img opens the new base", || {
         assert!(rebase.is_running());
-        has_it_open()
+        pid = fs_err::read_to_string(&children).unwrap().trim().to_owned();
+        pid.parse().is_ok_and(has_it_open)
     });
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.outcome(&base), "open", "{run:#?}");
-    let error = error(&run, &base);
-    assert!(error.contains("(qemu-img)"), "{error}");
+    it.world.prune(NO_ARGS).exits(0).told(&base, "open", &["(qemu-img)", &pid]);
     assert_eq!(rebase.finish().code, 0);
-    let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!(run.verdict(&base), "in_use", "{run:#?}");
+    assert_eq!(backing_file(&disk), Some(path));
+    assert_eq!(it.world.prune(NO_ARGS).exits(0).verdict(&base), "in_use");
 }
 
 #[test]
@@ -207,6 +192,5 @@ fn a_file_that_a_loop_device_stands_on_stays() {
     let device = losetup(&["--show".as_ref(), "--read-only".as_ref(), "-f".as_ref(), &it.world.base(&name)]);
     let run = it.world.prune(NO_ARGS);
     losetup(&["-d".as_ref(), device.as_ref()]);
-    let error = error(&run.exits(0), &name);
-    assert!(error.contains(&format!("loop device {}", device.trim_start_matches("/dev/"))), "{error}");
+    run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }

@@ -2,31 +2,20 @@
 //! stops it; and nothing that nova puts in its way makes root change a file of others.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
+use crate::common::hostile::meanwhile_each;
 use crate::common::prune::{
     InUse, aside, chown_all, finish, is_now, lock_file, names, nova_user, owner, plain_file, prune_command,
     with_outcome,
 };
-use crate::common::{DAY, Run, Snapshot, World, mtime, set_age, tool};
-
-const NO_ARGS: [&str; 0] = [];
+use crate::common::{DAY, NO_ARGS, Snapshot, World, mtime, set_age, tool};
 
 fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-fn as_nova(command: &[&str], path: &Path) -> bool {
-    let user = nova_user();
-    let mut setpriv = Command::new(tool("setpriv", "util-linux"));
-    if is_root() {
-        setpriv.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
-    }
-    setpriv.args(command).arg(path).status().unwrap().success()
 }
 
 /// A world of nova's with a file to remove.
@@ -37,17 +26,21 @@ fn novas() -> (InUse, String) {
     (it, name)
 }
 
-/// Checks everything that lies under `locks`, and the directory itself.
+/// Checks the directory of locks and everything in it.
 #[track_caller]
 fn all_is_novas(world: &World) {
     let locks = world.path("locks");
-    assert_eq!(owner(&locks), nova_user());
-    assert!(as_nova(&["sh", "-c", ": > \"$0/made by nova\" && rm \"$0/made by nova\""], &locks));
-    for name in names(&locks) {
-        assert_eq!(owner(&locks.join(&name)), nova_user(), "{name}");
-        // As oslo.concurrency does.
-        assert!(as_nova(&["sh", "-c", ": >> \"$0\""], &locks.join(&name)), "{name}");
+    for path in Snapshot::of(&locks).0.keys() {
+        assert_eq!(owner(path), nova_user(), "{}", path.display());
     }
+    let mut setpriv = Command::new(tool("setpriv", "util-linux"));
+    if is_root() {
+        let user = nova_user();
+        setpriv.args([format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()]);
+    }
+    // Opened as by oslo.concurrency.
+    let script = "cd \"$0\" && : > new && rm new && for file in *; do : >> \"$file\" || exit; done";
+    assert!(setpriv.args(["sh", "-c", script]).arg(locks).status().unwrap().success());
 }
 
 #[test]
@@ -55,10 +48,9 @@ fn nova_can_open_whatever_prune_makes_under_locks_whenever_prune_is_killed() {
     for umask in ["022", "077"] {
         for with_locks in [true, false] {
             let (it, name) = novas();
-            for other in
-                ["0".repeat(40), format!("{}_1073741824", "0".repeat(40)), "ephemeral_20_abcdefg".into()]
-            {
-                plain_file(&it.world, &other, 2 * DAY);
+            let zeros = "0".repeat(40);
+            for other in [&zeros, &format!("{zeros}_1073741824"), "ephemeral_20_abcdefg"] {
+                plain_file(&it.world, other, 2 * DAY);
             }
             if !with_locks {
                 fs_err::remove_dir(it.world.path("locks")).unwrap();
@@ -67,27 +59,18 @@ fn nova_can_open_whatever_prune_makes_under_locks_whenever_prune_is_killed() {
             let mut command = Command::new("sh");
             command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]);
             command.arg(prune.get_program()).args(prune.get_args());
-            let stopped = it.world.aside(&mut command, &name);
+            let stopped = it.stopped(&mut command, &name);
             assert!(names(&it.world.path("locks")).len() >= 5);
             all_is_novas(&it.world);
-            stopped.kill();
+            drop(stopped);
             all_is_novas(&it.world);
             let run = it.world.prune(NO_ARGS).exits(0);
             assert_eq!(with_outcome(&run, "removed").len(), 4, "{run:#?}");
-            assert_eq!(names(&it.world.path("_base")), [it.used.clone()].into());
+            it.has(NO_ARGS);
             all_is_novas(&it.world);
             assert!(!lock_file(&it.world, &name).exists());
         }
     }
-}
-
-#[test]
-fn the_user_nova_can_prune_as_well() {
-    let (it, name) = novas();
-    it.world.give_to_nobody();
-    let mut command = it.world.as_nobody();
-    let args: Vec<_> = prune_command(&it.world, NO_ARGS).get_args().map(ToOwned::to_owned).collect();
-    assert_eq!(Run::of(command.args(args)).exits(0).outcome(&name), "removed");
 }
 
 /// With a path that belongs to root, prune acts as the owner of `locks`, else of the cache.
@@ -103,22 +86,23 @@ fn where_the_path_is_roots_prune_acts_as_the_owner_of_the_locks() {
 
 // Attacks: nova's user against root. They are tried by root only.
 
-/// A directory of root's that others can read but not write, as cron.hourly is, with a file in it.
-fn roots(world: &World) -> (PathBuf, PathBuf) {
-    let directory = world.outside().join("cron.hourly");
+/// A world of nova's with a file to remove, and a directory of root's that others can read but not write, as cron.hourly
+/// is, with a file in it.
+fn attacked() -> (InUse, String, PathBuf) {
+    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
+    let (it, name) = novas();
+    let directory = it.world.outside().join("cron.hourly");
     fs_err::create_dir(&directory).unwrap();
     let file = directory.join("victim");
     fs_err::write(&file, "precious").unwrap();
     set_age(&file, 40 * DAY);
     fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    (directory, file)
+    (it, name, directory)
 }
 
 #[test]
 fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
-    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
-    let (it, name) = novas();
-    let (directory, _) = roots(&it.world);
+    let (it, name, directory) = attacked();
     fs_err::remove_dir(it.world.path("locks")).unwrap();
     symlink(&directory, it.world.path("locks")).unwrap();
     std::os::unix::fs::lchown(it.world.path("locks"), Some(nova_user()), Some(nova_user())).unwrap();
@@ -146,9 +130,7 @@ fn a_directory_of_locks_that_leads_to_roots_makes_nothing_there() {
 /// nova cannot remove what lies there, so that root does not for it.
 #[test]
 fn a_cache_directory_that_leads_to_roots_loses_nothing() {
-    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
-    let (it, name) = novas();
-    let (directory, _) = roots(&it.world);
+    let (it, name, directory) = attacked();
     for name in [&name, &it.used] {
         fs_err::rename(it.world.base(name), directory.join(name)).unwrap();
     }
@@ -159,45 +141,33 @@ fn a_cache_directory_that_leads_to_roots_loses_nothing() {
     assert!(directory.join(&name).exists());
 }
 
-/// Ends the threads, even where the test ends by a panic.
-struct AtEnd<'a>(&'a AtomicBool);
-
-impl Drop for AtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 /// Two names are exchanged all the time, in `locks` and in the cache: one is nova's and the other leads to root's.
 #[test]
 fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
     const PRUNES: usize = 40;
-    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
-    let (it, _) = novas();
-    let world = &it.world;
-    let (directory, victim) = roots(world);
+    let (it, _, directory) = attacked();
+    let (world, victim) = (&it.world, directory.join("victim"));
     let before = Snapshot::of(&directory);
     let removable: Vec<String> = (0..4).map(|n| format!("{n:040x}")).collect();
-    let end = AtomicBool::new(false);
     let mut outcomes = std::collections::BTreeMap::new();
-    std::thread::scope(|scope| {
-        let _at_end = AtEnd(&end);
-        let swap = |one: PathBuf, to: &Path| {
-            let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
-            symlink(to, &other).unwrap();
-            let end = &end;
-            scope.spawn(move || {
-                while !end.load(Relaxed) {
-                    // What prune has just removed cannot be exchanged.
-                    renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE).ok();
-                }
-            });
-        };
-        swap(world.path("locks"), &directory);
-        swap(world.base(&it.used), &victim);
-        swap(lock_file(world, &removable[1]), &victim);
-        swap(world.base(&removable[2]), &victim);
-        swap(aside(world, &removable[3]), &victim);
+    let swapped = [
+        (world.path("locks"), &directory),
+        (world.base(&it.used), &victim),
+        (lock_file(world, &removable[1]), &victim),
+        (world.base(&removable[2]), &victim),
+        (aside(world, &removable[3]), &victim),
+    ];
+    let swapped = swapped.map(|(one, to)| {
+        let other = world.outside().join(format!("other-{}", one.file_name().unwrap().display()));
+        symlink(to, &other).unwrap();
+        (one, other)
+    });
+    let exchange = |number: usize, _| {
+        let (one, other) = &swapped[number];
+        // What prune has just removed cannot be exchanged.
+        renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE).ok();
+    };
+    meanwhile_each(swapped.len(), exchange, || {
         for _ in 0..PRUNES {
             for name in &removable {
                 let path = plain_file(world, "made", 2 * DAY);
@@ -214,9 +184,8 @@ fn names_that_are_exchanged_while_prune_runs_change_nothing_of_roots() {
 
 #[test]
 fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
-    assert!(is_root(), "run this as root: it shows what a prune by root may not be led to do");
-    let (it, _) = novas();
-    let (_, victim) = roots(&it.world);
+    let (it, _, directory) = attacked();
+    let victim = directory.join("victim");
     let before = Snapshot::of(&victim);
     fs_err::remove_file(it.world.base(&it.used)).unwrap();
     symlink(&victim, it.world.base(&it.used)).unwrap();

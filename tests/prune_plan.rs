@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::common::prune::{InUse, names, plain_file, with_outcome};
-use crate::common::{DAY, HOST, Run, Snapshot, World, mtime, overlay, set_mtime};
+use crate::common::prune::{InUse, keeping_mtime, names, plain_file, with_outcome};
+use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, mtime, overlay, set_mtime};
 use serde_json::{Value, json};
-
-const NO_ARGS: [&str; 0] = [];
 
 /// Three removable files, one in use, and the plan to remove the three.
 struct Planned {
@@ -19,17 +17,15 @@ struct Planned {
 
 impl Planned {
     fn new() -> Self {
-        let it = InUse::new();
-        let files = ["0", "1", "2"].map(|digit| digit.repeat(40));
-        files.iter().for_each(|name| drop(plain_file(&it.world, name, 2 * DAY)));
+        let (it, files) = InUse::with_three();
         let dry = it.world.dry_run(NO_ARGS).exits(0);
         assert_eq!(with_outcome(&dry, "would_remove"), files.clone().into());
         let plan = it.world.file("plan.json", &dry.stdout);
         Self { it, files, plan }
     }
 
-    fn world(&self) -> &World {
-        &self.it.world
+    fn base(&self, name: &str) -> PathBuf {
+        self.it.world.base(name)
     }
 
     fn edit(&self, edit: impl FnOnce(&mut Value)) {
@@ -38,29 +34,25 @@ impl Planned {
         fs_err::write(&self.plan, plan.to_string()).unwrap();
     }
 
-    fn args(&self) -> Vec<String> {
-        vec!["--plan".to_owned(), self.plan.display().to_string()]
-    }
-
     fn prune(&self) -> Run {
-        self.world().prune(self.args())
+        self.it.world.prune(["--plan", "plan.json"])
     }
 
     fn show(&self) -> Run {
-        self.world().dry_run(self.args())
+        self.it.world.dry_run(["--plan", "plan.json"])
     }
 
     /// Checks that plan and real run agree that only these go.
     #[track_caller]
     fn only_these_go(&self, files: &[&String]) {
         let expected: BTreeSet<String> = files.iter().map(ToString::to_string).collect();
-        let before = names(&self.world().path("_base"));
+        let before = names(&self.it.world.path("_base"));
         let show = self.show();
         assert_eq!(with_outcome(&show, "would_remove"), expected, "{show:#?}");
         let run = self.prune();
         assert_eq!(with_outcome(&run, "removed"), expected, "{run:#?}");
         assert_eq!(run.code, show.code, "{run:#?}");
-        assert_eq!(names(&self.world().path("_base")), before.difference(&expected).cloned().collect());
+        assert_eq!(names(&self.it.world.path("_base")), before.difference(&expected).cloned().collect());
     }
 }
 
@@ -74,7 +66,7 @@ fn a_plan_removes_what_it_lists() {
 #[test]
 fn what_a_plan_does_not_list_is_kept() {
     let planned = Planned::new();
-    let later = plain_file(planned.world(), "swap_512", 30 * DAY);
+    let later = plain_file(&planned.it.world, "swap_512", 30 * DAY);
     // In the plan, but not to be removed.
     planned.edit(|plan| plan["files"][0]["outcome"] = json!("kept"));
     let file = |index: usize| &planned.files[index];
@@ -88,11 +80,11 @@ fn what_a_plan_does_not_list_is_kept() {
 #[test]
 fn what_has_come_into_use_since_the_plan_is_kept() {
     let planned = Planned::new();
-    overlay(&planned.world().path("new-instance/disk"), planned.world().base(&planned.files[1]));
-    let by_inventory = planned.world().original("image-b", 2 * DAY);
-    fs_err::rename(planned.world().base(&planned.files[2]), planned.world().base(&by_inventory)).unwrap();
+    overlay(&planned.it.world.path("new-instance/disk"), planned.base(&planned.files[1]));
+    let by_inventory = planned.it.world.original("image-b", 2 * DAY);
+    fs_err::rename(planned.base(&planned.files[2]), planned.base(&by_inventory)).unwrap();
     planned.edit(|plan| plan["files"][2]["name"] = json!(by_inventory));
-    planned.world().inventory(&json!([
+    planned.it.world.inventory(&json!([
         {"name": "instance-00000001", "host": HOST, "image_ref": "image-used"},
         {"name": "instance-00000002", "host": HOST, "image_ref": "image-b"},
     ]));
@@ -109,19 +101,15 @@ fn a_file_of_another_size_or_mtime_than_in_the_plan_is_not_removed() {
         ("a nanosecond later", |path| set_mtime(path, mtime(path) + Duration::from_nanos(1))),
         ("a nanosecond earlier", |path| set_mtime(path, mtime(path) - Duration::from_nanos(1))),
         ("longer", |path| {
-            let time = mtime(path);
-            fs_err::OpenOptions::new().append(true).open(path).unwrap().set_len(1 << 20).unwrap();
-            set_mtime(path, time);
+            keeping_mtime(path, || {
+                fs_err::OpenOptions::new().append(true).open(path).unwrap().set_len(1 << 20).unwrap();
+            });
         }),
-        ("empty", |path| {
-            let time = mtime(path);
-            fs_err::write(path, "").unwrap();
-            set_mtime(path, time);
-        }),
+        ("empty", |path| keeping_mtime(path, || fs_err::write(path, "").unwrap())),
     ];
     for (what, change) in changes {
         let planned = Planned::new();
-        let path = planned.world().base(&planned.files[1]);
+        let path = planned.base(&planned.files[1]);
         change(&path);
         let before = Snapshot::of(&path);
         let run = planned.show();
@@ -134,91 +122,44 @@ fn a_file_of_another_size_or_mtime_than_in_the_plan_is_not_removed() {
 #[test]
 fn a_file_that_is_gone_since_the_plan_is_no_failure() {
     let planned = Planned::new();
-    fs_err::remove_file(planned.world().base(&planned.files[1])).unwrap();
+    fs_err::remove_file(planned.base(&planned.files[1])).unwrap();
     planned.only_these_go(&[&planned.files[0], &planned.files[2]]);
 }
 
 #[test]
 fn the_info_file_of_a_planned_file_goes_only_if_it_is_planned() {
-    let it = InUse::new();
-    let [one, other] = ["0", "1"].map(|digit| digit.repeat(40));
-    let [one_info, other_info] = [format!("{one}.info"), format!("{other}.info")];
-    for name in [&one, &other, &one_info, &other_info] {
-        plain_file(&it.world, name, 2 * DAY);
-    }
-    let dry = it.world.dry_run(NO_ARGS).exits(0);
-    let plan = it.world.file("plan.json", &dry.stdout);
-    let planned = Planned { it, files: [one.clone(), one_info, other.clone()], plan };
+    let planned = Planned::new();
+    let infos = planned.files.each_ref().map(|name| format!("{name}.info"));
+    infos.iter().for_each(|name| drop(plain_file(&planned.it.world, name, 2 * DAY)));
+    let dry = planned.it.world.dry_run([&planned.files[0], &infos[0], &planned.files[1]]).exits(0);
+    fs_err::write(&planned.plan, &dry.stdout).unwrap();
     planned.edit(|plan| {
-        for file in plan["files"].as_array_mut().unwrap() {
-            if file["name"] == other_info {
-                file["outcome"] = json!("kept");
-            }
-        }
+        let files = plan["files"].as_array_mut().unwrap();
+        files.iter_mut().filter(|it| it["name"] == *infos[1]).for_each(|it| it["outcome"] = json!("kept"));
     });
-    planned.only_these_go(&planned.files.each_ref());
-    assert!(planned.world().base(&other_info).exists());
+    planned.only_these_go(&[&planned.files[0], &infos[0], &planned.files[1]]);
 }
 
+/// The table of what is no plan is beside the code, in `plan.rs`.
 #[test]
 fn what_is_no_plan_of_this_path_is_refused_and_nothing_changes() {
-    type Make = Box<dyn Fn(&Planned) -> String>;
-    let replace = |planned: &Planned, pointer: &str, value: Value| {
-        planned.edit(|plan| *plan.pointer_mut(pointer).unwrap() = value);
-        fs_err::read_to_string(&planned.plan).unwrap()
-    };
-    let cases: Vec<(&str, Make)> = vec![
-        (
-            "another path",
-            Box::new(move |it| replace(it, "/instances_path", json!("/var/lib/nova/instances"))),
-        ),
-        (
-            "another cache",
-            Box::new(move |it| replace(it, "/cache_dir", json!("/var/lib/nova/instances/_base"))),
-        ),
-        ("another schema", Box::new(move |it| replace(it, "/schema_version", json!(2)))),
-        ("no schema", Box::new(move |it| replace(it, "/schema_version", json!(null)))),
-        ("another command", Box::new(move |it| replace(it, "/command", json!("explain")))),
-        ("no dry run", Box::new(move |it| replace(it, "/dry_run", json!(false)))),
-        ("no list of files", Box::new(move |it| replace(it, "/files", json!({})))),
-        ("a size that is none", Box::new(move |it| replace(it, "/files/0/size_bytes", json!("52")))),
-        ("an explanation", Box::new(|it| it.world().explain(NO_ARGS).exits(0).stdout)),
-        ("a scan", Box::new(|it| it.world().scan().exits(0).stdout)),
-        (
-            "a table",
-            Box::new(|it| {
-                let args =
-                    ["-n", "--inventory", &it.world().outside().join("inventory.json").display().to_string()]
-                        .map(str::to_owned);
-                it.world().run("prune", args).exits(0).stdout
-            }),
-        ),
-        ("an inventory", Box::new(|_| "[]".to_owned())),
-        ("nothing", Box::new(|_| String::new())),
-        (
-            "half a plan",
-            Box::new(|it| {
-                let plan = fs_err::read_to_string(&it.plan).unwrap();
-                plan[..plan.len() / 2].to_owned()
-            }),
-        ),
-    ];
-    for (what, text) in cases {
-        let planned = Planned::new();
-        let text = text(&planned);
-        fs_err::write(&planned.plan, text).unwrap();
-        let before = planned.world().snapshot();
-        for run in [planned.prune(), planned.show()] {
-            assert_eq!((run.code, run.stdout.as_str()), (2, ""), "{what}: {run:#?}");
-            assert!(run.stderr.contains("plan.json"), "{what}: {run:#?}");
-        }
-        before.assert_same(&planned.world().snapshot());
-    }
-}
-
-#[test]
-fn a_plan_that_is_not_there_is_refused() {
     let planned = Planned::new();
-    fs_err::remove_file(&planned.plan).unwrap();
-    planned.prune().refused(&["plan.json", "No such file"]);
+    let plan = fs_err::read_to_string(&planned.plan).unwrap();
+    let path = planned.it.world.instances_path().display().to_string();
+    let others = [
+        plan.replace(&path, "/var/lib/nova/instances"),
+        plan[..plan.len() / 2].to_owned(),
+        planned.it.world.explain(NO_ARGS).exits(0).stdout,
+        planned.it.world.scan().exits(0).stdout,
+        "[]".to_owned(),
+        String::new(),
+    ];
+    for other in others {
+        fs_err::write(&planned.plan, other).unwrap();
+        let before = planned.it.world.snapshot();
+        for run in [planned.prune(), planned.show()] {
+            run.refused(&["plan.json"]);
+        }
+        before.assert_same(&planned.it.world.snapshot());
+    }
 }

@@ -2,59 +2,27 @@
 //! show both names or neither, on some filesystems more often than on others: `tests/filesystems` runs this on each.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::common::hostile::Numbers;
-use crate::common::prune::InUse;
-use crate::common::{DAY, MINUTE, World, set_age};
+use crate::common::hostile::{Numbers, meanwhile_each};
+use crate::common::prune::{InUse, is_full, other_instances};
+use crate::common::{DAY, MINUTE, set_age};
 
 /// Instances that are renamed all the time, each the only user of a base file.
 const RENAMED: usize = 4;
-
-/// Other instances on the host: listing them takes more than one system call.
-const OTHERS: usize = 1500;
-
-/// Ends the renames when it goes.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
-}
 
 fn uuid(number: usize) -> String {
     format!("00000000-0000-4000-8000-{number:012x}")
 }
 
-/// Renames an instance's directory to and fro until the end.
-fn renames(world: &World, number: usize, count: &AtomicUsize, end: &AtomicBool) {
-    let names = [uuid(number), format!("{}_resize", uuid(number))].map(|name| world.path(name));
-    let mut numbers = Numbers(number as u64);
-    while !end.load(SeqCst) {
-        for (from, to) in [(0, 1), (1, 0)] {
-            fs_err::rename(&names[from], &names[to]).unwrap();
-            count.fetch_add(1, SeqCst);
-            // As a moment without renames is what ends the reading of a run.
-            std::thread::sleep(Duration::from_micros(numbers.below(4000) as u64));
-        }
-    }
-}
-
 #[test]
 fn a_base_file_whose_only_user_is_renamed_all_the_time_is_in_use_in_every_run() {
-    let is_full = std::env::var_os("NOVA_IMAGECACHE_FULL").is_some();
     // Where times are whole seconds a run waits for some.
-    let (most, limit) = if is_full { (1000, 10 * MINUTE) } else { (40, MINUTE / 3) };
+    let (most, limit) = if is_full() { (1000, 10 * MINUTE) } else { (40, MINUTE / 3) };
     let it = InUse::new();
     let world = &it.world;
-    let disk = fs_err::read(world.path("instance-00000001/disk")).unwrap();
-    for number in 0..OTHERS {
-        let directory = world.path(format!("10000000-0000-4000-8000-{number:012x}"));
-        fs_err::create_dir(&directory).unwrap();
-        fs_err::write(directory.join("disk"), &disk).unwrap();
-    }
+    other_instances(world);
     let bases: Vec<String> = (0..RENAMED)
         .map(|number| {
             let base = world.original(&format!("image-{number}"), 2 * DAY);
@@ -62,15 +30,20 @@ fn a_base_file_whose_only_user_is_renamed_all_the_time_is_in_use_in_every_run() 
             base
         })
         .collect();
-    let (count, end) = (&AtomicUsize::new(0), &AtomicBool::new(false));
+    let count = AtomicUsize::new(0);
     let mut verdicts = BTreeMap::<_, usize>::new();
     let (start, mut runs) = (Instant::now(), 0);
-    std::thread::scope(|scope| {
-        for number in 0..RENAMED {
-            scope.spawn(move || renames(world, number, count, end));
-        }
-        // Also where a check fails.
-        let _end = End(end);
+    // Its directory to and fro.
+    let rename = |number: usize, step: u64| {
+        let mut names = [uuid(number), format!("{}_resize", uuid(number))].map(|name| world.path(name));
+        names.rotate_left((step % 2) as usize);
+        fs_err::rename(&names[0], &names[1]).unwrap();
+        count.fetch_add(1, SeqCst);
+        // As a moment without renames is what ends the reading of a run.
+        let pause = Numbers(step * RENAMED as u64 + number as u64).below(4000);
+        std::thread::sleep(Duration::from_micros(pause as u64));
+    };
+    meanwhile_each(RENAMED, rename, || {
         for run in (0..most).take_while(|_| start.elapsed() < limit) {
             runs += 1;
             // A real prune makes what it finds in use young.
@@ -97,8 +70,7 @@ fn a_base_file_whose_only_user_is_renamed_all_the_time_is_in_use_in_every_run() 
 fn what_is_renamed_after_it_was_listed_is_read_again() {
     use crate::common::prune::prune_command;
     use crate::common::steps::{Action, Place, Watch, run};
-    use std::path::Path;
-    type Act = fn(&Path);
+    type Act = fn(&std::path::Path);
     let acts: [(&str, &str, Act); 3] = [
         ("a directory, and another one has its name", "", |directory| {
             fs_err::rename(directory, directory.with_extension("resize")).unwrap();

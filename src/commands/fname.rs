@@ -23,18 +23,12 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
         .into_iter()
         .map(|image_id| {
             let file_name = cache_file_name(&image_id);
-            let place = cache_dir.as_ref().map(|dir| dir.join(&file_name)).map(|path| {
-                let exists = path.try_exists().ok();
-                (path, exists)
-            });
-            ImageFile { image_id, file_name, place }
+            let path = cache_dir.as_ref().map(|dir| dir.join(&file_name));
+            let exists = path.as_ref().and_then(|it| it.try_exists().ok());
+            ImageFile { image_id, file_name, path, exists }
         })
         .collect();
-    report::print(
-        global.format,
-        |output| table::fname(output, &files),
-        |output| json::fname(output, &files),
-    )?;
+    report::write(global.format, || table::fname(&files), |output| json::fname(output, &files))?;
     Ok(Exit::Done)
 }
 

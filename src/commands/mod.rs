@@ -14,7 +14,7 @@ use crate::exit::Exit;
 /// Runs what the command line asks for.
 ///
 /// # Errors
-/// Bad input, a refusal, [`crate::exit::AlreadyRunning`] or [`crate::exit::OutputFailed`].
+/// Bad input, a refusal, or a [`crate::exit::Failure`].
 pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Fname(args) => fname::run(&cli.global, args),

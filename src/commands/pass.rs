@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::catalog::Catalog;
 use crate::cli::{Global, Judging, Listing};
-use crate::evidence::{Evidence, Gathering};
+use crate::evidence::{Evidence, Workers, gather};
 use crate::exit::Exit;
 use crate::filesystem::Space;
 use crate::guard::{self, Asked, Case};
@@ -20,7 +20,7 @@ use crate::input;
 use crate::inventory::{self, Inventory, Texts};
 use crate::layout::Layout;
 use crate::progress::Progress;
-use crate::report::{self, PassReport, Pruned, json, table};
+use crate::report::{self, Entry, Pruned, Report};
 use crate::selection::{Known, Selection};
 use crate::settings;
 use crate::time::{AsOf, Timestamp};
@@ -101,10 +101,10 @@ impl<'a> Pass<'a> {
     ///
     /// Files of these names are set aside by this run.
     pub fn gather(&self, set_aside: &BTreeSet<OsString>) -> Result<ManuallyDrop<Evidence>> {
-        let gathering = Gathering { layout: &self.layout, set_aside, progress: &self.progress };
+        let workers = Workers::new(&self.layout, &self.progress);
         let evidence = thread::scope(|scope| {
             let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
-            gathering.gather(|| {
+            gather(&self.layout, set_aside, &workers, || {
                 match parser {
                     Ok(parser) => {
                         parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -199,36 +199,39 @@ impl<'a> Pass<'a> {
         &self,
         found: &Found<'_>,
         selection: Option<&Selection>,
-        pruned: Option<Pruned<'_>>,
+        pruned: Option<&Pruned<'_>>,
     ) -> Result<Exit> {
         let is_shown = |name: &OsStr| selection.is_none_or(|it| it.contains(name));
         let is_complete =
-            found.judgement.is_complete() && !pruned.as_ref().is_some_and(|it| it.second_look_is_incomplete);
-        let is_done = pruned.as_ref().is_none_or(Pruned::is_done);
-        let report = PassReport {
+            found.judgement.is_complete() && !pruned.is_some_and(|it| it.second_look_is_incomplete);
+        let is_done = pruned.is_none_or(Pruned::is_done);
+        let files = found.judgement.files.iter().filter(|it| is_shown(it.name)).map(|it| Entry {
+            name: it.name,
+            file: it.file,
+            judged: Some(it),
+            done: pruned.and_then(|pruned| pruned.outcomes.get(it.name)),
+        });
+        let files = files.collect();
+        let report = Report {
             command: if pruned.is_some() { "prune" } else { "explain" },
             generated_at: Timestamp::now(),
             layout: &self.layout,
-            space: report::space_of(&self.layout),
-            policy: &self.policy,
-            as_of: found.as_of,
-            inventory: self.inventory().filter(|_| self.has_source),
-            judgement: &found.judgement,
-            is_complete,
-            files: found.judgement.files.iter().filter(|it| is_shown(it.name)).collect(),
-            missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
-            catalog: &found.catalog,
-            pruned,
             warnings: &found.warnings,
-            in_full: selection.is_some(),
-            verbose: self.global.verbose,
+            catalog: &found.catalog,
+            files,
+            pass: Some(report::Pass {
+                policy: &self.policy,
+                as_of: found.as_of,
+                inventory: self.inventory().filter(|_| self.has_source),
+                judgement: &found.judgement,
+                is_complete,
+                missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
+                pruned,
+                in_full: selection.is_some(),
+                verbose: self.global.verbose,
+            }),
         };
-        report::print_warnings(&found.warnings, self.global);
-        report::print(
-            self.global.format,
-            |output| table::pass(output, &report, table::terminal_width()),
-            |output| json::pass(output, &report),
-        )?;
+        report::print(&report, self.global)?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })
     }
 

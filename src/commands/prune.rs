@@ -1,23 +1,23 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
-use crate::evidence::{Evidence, Identity, Target};
+use crate::evidence::{Evidence, Identity};
 use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
-use crate::lock::Locks;
+use crate::lock::{Locks, has_run_lock};
 use crate::outcome::{Done, Outcome, Outcomes, intents};
 use crate::owner::Owner;
 use crate::plan::Plan;
-use crate::removal::{Removal, SecondLook, Tools};
+use crate::removal::{Removal, SecondLook, open_cache_dir};
 use crate::report::{self, Pruned};
 use crate::signals::Signals;
 use crate::verdict::{Code, Judged, Verdict};
@@ -63,53 +63,44 @@ impl Command<'_> {
                 available_after_bytes: available_before_bytes + freed,
             });
         }
-        self.report(found, Work { outcomes, goal, ..Work::default() })
+        self.report(found, Pruned { outcomes, goal, ..Pruned::default() })
     }
 
     fn remove(&self) -> Result<Exit> {
-        let signals = Signals::register()?;
-        let owner = Owner::of(&self.pass.layout)?;
-        let locks = Locks::open(&self.pass.layout, owner)?;
-        if let Some(locks) = locks.filter(Locks::has_run_lock) {
-            return self.remove_exclusively(&locks, owner, &signals);
-        }
-        // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made; what
-        // is done is judged again under it.
-        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
-        // Where a prune was killed, and somebody has removed its lock file, what it left is put back before the guards.
-        if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
-            let mut found = self.judge(&evidence)?;
-            if evidence.cache.is_none() {
-                let outcomes = self.intents(&mut found)?;
-                return self.report(found, Work { outcomes, ..Work::default() });
+        let signals = &Signals::register()?;
+        let layout = &self.pass.layout;
+        let owner = Owner::of(layout)?;
+        let Some(cache_dir) = open_cache_dir(layout)? else { return self.report_no_cache() };
+        if !has_run_lock(layout) {
+            // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made.
+            let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
+            // What a killed prune left is put back before the guards.
+            if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
+                self.judge(&evidence)?;
             }
         }
-        self.remove_exclusively(&Locks::open_or_make(&self.pass.layout, owner)?, owner, &signals)
-    }
-
-    fn remove_exclusively(&self, locks: &Locks, owner: Owner, signals: &Signals) -> Result<Exit> {
-        locks.exclusively(&self.pass.layout, || {
-            let removal = Removal::open(Tools {
-                layout: &self.pass.layout,
-                locks,
-                owner,
-                lock_wait: self.args.lock_wait,
-                settle: self.args.settle,
-                signals,
-                progress: &self.pass.progress,
-            })?;
-            let leftovers = removal.as_ref().map(Removal::put_back_leftovers).transpose()?;
+        let locks = &Locks::open(layout, owner)?;
+        let removal = Removal {
+            layout,
+            cache_dir,
+            locks,
+            owner,
+            lock_wait: self.args.lock_wait,
+            settle: self.args.settle,
+            signals,
+            progress: &self.pass.progress,
+        };
+        locks.exclusively(layout, || {
+            let leftovers = removal.put_back_leftovers()?;
             let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
             let mut found = self.judge(&evidence)?;
-            found.warnings.extend(leftovers.into_iter().flatten());
-            found.warnings.extend(locks_not_shared(&self.pass.layout.instances_path));
+            removal.check_same(evidence.cache.as_ref())?;
+            found.warnings.extend(leftovers);
+            found.warnings.extend(locks_not_shared(&layout.instances_path));
             let outcomes = self.intents(&mut found)?;
-            let mut work = Work { outcomes, ..Work::default() };
-            if let (Some(removal), Some(cache)) = (&removal, &evidence.cache) {
-                removal.check_same(cache)?;
-                let wanted = self.wanted()?;
-                self.work(removal, &mut found, &mut work, wanted);
-            }
+            let mut work = Pruned { outcomes, ..Pruned::default() };
+            let wanted = self.wanted()?;
+            self.work(&removal, &mut found, &mut work, wanted);
             if let Some(signal) = signals.received() {
                 found.warnings.push(Warning::Interrupted { signal });
                 work.is_interrupted = true;
@@ -118,12 +109,22 @@ impl Command<'_> {
         })
     }
 
+    fn report_no_cache(&self) -> Result<Exit> {
+        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
+        let mut found = self.judge(&evidence)?;
+        if evidence.cache.is_some() {
+            bail!("{} was made just now: run this again", self.pass.layout.cache_dir().display());
+        }
+        let outcomes = self.intents(&mut found)?;
+        self.report(found, Pruned { outcomes, ..Pruned::default() })
+    }
+
     /// Touches what is in use and removes what is to be removed.
     fn work<'e>(
         &self,
         removal: &Removal<'_>,
         found: &mut Found<'e>,
-        work: &mut Work<'e>,
+        work: &mut Pruned<'e>,
         wanted: Option<(u64, Space)>,
     ) {
         let touched = removal.touch(&found.judgement);
@@ -131,7 +132,7 @@ impl Command<'_> {
         found.warnings.extend(touched.1);
         loop {
             let names = match wanted {
-                None => work.left(),
+                None => work.left().collect(),
                 Some((wanted_bytes, _)) => {
                     // What cannot be asked now removes nothing more.
                     let available = self.pass.space().map_or(u64::MAX, |it| it.available_bytes);
@@ -144,12 +145,7 @@ impl Command<'_> {
             }
             let mut incomplete = None;
             let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
-            let outcomes = self.pass.shown(|| removal.remove(&batch, look_again));
-            for (name, done) in
-                batch.iter().map(|it| it.name).filter_map(|it| outcomes.get(it).map(|done| (it, done)))
-            {
-                work.outcomes.insert(name, done.clone());
-            }
+            self.pass.shown(|| removal.remove(&batch, look_again, &mut work.outcomes));
             if let Some(warning) = incomplete {
                 found.warnings.push(warning);
                 work.second_look_is_incomplete = true;
@@ -204,8 +200,7 @@ impl Command<'_> {
         if let Some(name) = leads_nowhere(first, &found) {
             return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
         }
-        let identity =
-            |it: &Judged<'_>| it.file.link.as_ref().or(it.file.stat.as_ref().ok()).map(|it| it.identity);
+        let identity = |it: &Judged<'_>| it.file.link.or(it.file.stat).map(|it| it.identity);
         let mut kept = BTreeMap::new();
         for name in set_aside {
             let why = match found.judgement.file(name) {
@@ -250,7 +245,7 @@ impl Command<'_> {
         Ok(Some((until_free.wanted_bytes(space), space)))
     }
 
-    fn report(&self, mut found: Found<'_>, work: Work<'_>) -> Result<Exit> {
+    fn report(&self, mut found: Found<'_>, mut work: Pruned<'_>) -> Result<Exit> {
         if let Some(goal) = &work.goal
             && goal.short_bytes() > 0
         {
@@ -259,15 +254,8 @@ impl Command<'_> {
         // Whoever sends the report to a file, or throws it away, is to learn of these all the same.
         let failed = work.outcomes.values().filter(|it| it.outcome == Outcome::Failed);
         failed.filter_map(|it| it.error.as_deref()).for_each(report::print_message);
-        let pruned = Pruned {
-            dry_run: self.args.dry_run,
-            done: &work.outcomes,
-            touched: work.touched,
-            goal: work.goal,
-            is_interrupted: work.is_interrupted,
-            second_look_is_incomplete: work.second_look_is_incomplete,
-        };
-        self.pass.report(&found, None, Some(pruned))
+        work.dry_run = self.args.dry_run;
+        self.pass.report(&found, None, Some(&work))
     }
 }
 
@@ -279,13 +267,13 @@ fn leads_nowhere<'e>(first: &Found<'e>, again: &Found<'e>) -> Option<&'e Path> {
         .files
         .iter()
         .filter(|it| it.verdict == Verdict::Removable)
-        .filter_map(|it| Some(it.file.stat.as_ref().ok()?.identity))
+        .filter_map(|it| Some(it.file.stat?.identity))
         .collect();
     let led_to = |name: &Path| match first.evidence.references.get(name) {
-        Some(target) => target.identity(),
-        None => first.evidence.plain_cache_file(name)?.stat.as_ref().ok().map(|it| it.identity),
+        Some(disk) => disk.identity,
+        None => first.evidence.plain_cache_file(name)?.stat.map(|it| it.identity),
     };
-    let missing = again.evidence.references.iter().filter(|(_, it)| matches!(it, Target::Missing { .. }));
+    let missing = again.evidence.references.iter().filter(|(_, it)| it.is_missing);
     let mut names = missing.map(|(name, _)| name.as_path());
     if let Some(name) = names.find(|it| led_to(it).is_some_and(|it| !removable.contains(&it))) {
         return Some(name);
@@ -296,25 +284,4 @@ fn leads_nowhere<'e>(first: &Found<'e>, again: &Found<'e>) -> Option<&'e Path> {
         let is_in_use = it.reasons.iter().any(|reason| reason.code != Code::NotACacheFile);
         (!it.file.is_file && is_in_use).then_some(it.file.path.as_path())
     })
-}
-
-/// What a prune has done so far.
-#[derive(Default)]
-struct Work<'e> {
-    outcomes: Outcomes<'e>,
-    touched: usize,
-    goal: Option<Goal>,
-    is_interrupted: bool,
-    second_look_is_incomplete: bool,
-}
-
-impl<'e> Work<'e> {
-    /// What is still to be removed.
-    fn left(&self) -> Vec<&'e OsStr> {
-        self.outcomes
-            .iter()
-            .filter(|(_, it)| it.outcome == Outcome::WouldRemove)
-            .map(|(name, _)| *name)
-            .collect()
-    }
 }

@@ -5,42 +5,42 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::catalog::Catalog;
-use crate::cli::{Global, Scan};
-use crate::evidence::{Gathering, read_cache};
+use crate::cli::{Global, Listing};
+use crate::evidence::{Workers, read_cache};
 use crate::exit::Exit;
 use crate::guard;
 use crate::images;
 use crate::progress::Progress;
-use crate::report::{self, ScanReport, json, table};
+use crate::report::{self, Entry, Report};
 use crate::settings;
 use crate::time::Timestamp;
 use crate::warning::Warning;
 
-pub fn run(global: &Global, args: &Scan) -> Result<Exit> {
+pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
     let layout = settings::layout(global, &settings::nova_conf(global, None)?)?;
-    let images = images::load(&args.listing.images)?;
+    let images = images::load(&args.images)?;
     let progress = Progress::default();
-    let set_aside = BTreeSet::new();
-    let gathering = Gathering { layout: &layout, set_aside: &set_aside, progress: &progress };
-    let cache = progress.shown(global.quiet, || read_cache(&layout, &set_aside, &gathering.workers()))?;
+    let workers = Workers::new(&layout, &progress);
+    let cache = progress.shown(global.quiet, || read_cache(&layout, &BTreeSet::new(), &workers))?;
     let mut warnings: Vec<Warning> = images.iter().flat_map(|it| it.warnings.clone()).collect();
     if cache.is_none() {
         warnings.push(Warning::NoCacheDirectory { cache_dir: layout.cache_dir().display().to_string() });
     }
     warnings.extend(guard::set_aside_found(cache.as_ref()));
-    let report = ScanReport {
+    let entry = |(name, file)| Entry { name, file, judged: None, done: None };
+    let report = Report {
+        command: "scan",
         generated_at: Timestamp::now(),
         layout: &layout,
-        space: report::space_of(&layout),
-        files: cache.iter().flat_map(|it| &it.files).map(|(name, file)| (name.as_os_str(), file)).collect(),
-        catalog: &Catalog::new(images.as_ref(), None),
         warnings: &warnings,
+        catalog: &Catalog::new(images.as_ref(), None),
+        files: cache
+            .iter()
+            .flat_map(|it| &it.files)
+            .map(|(name, file)| entry((name.as_os_str(), file)))
+            .collect(),
+        pass: None,
     };
-    report::print_warnings(&warnings, global);
-    report::print(
-        global.format,
-        |output| table::scan(output, &report, table::terminal_width()),
-        |output| json::scan(output, &report),
-    )?;
+    report::print(&report, global)?;
     Ok(Exit::Done)
 }

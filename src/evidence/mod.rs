@@ -12,15 +12,13 @@ mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::FileStat;
 
 pub use cache::read_cache;
-pub use gather::{Gathering, parse_compute_nodes};
+pub use gather::{gather, parse_compute_nodes};
 pub use open::{Opened, is_open_in_qemu, open_examined, open_regular};
 pub use parallel::Workers;
 
@@ -39,14 +37,14 @@ pub struct Evidence {
     pub directories: BTreeMap<OsString, Directory>,
     /// What each name leads to that a disk, a cache file or a domain names, but for plain names of files that the cache
     /// has.
-    pub references: BTreeMap<PathBuf, Target>,
+    pub references: BTreeMap<PathBuf, Disk>,
     /// The hosts that share this storage, from `compute_nodes`; an error where it cannot be read.
     pub compute_nodes: Result<BTreeSet<String>, String>,
     /// Whether the cache directory is on a network filesystem other than that of the instances path, so that hosts
     /// that `compute_nodes` does not name may use it.
     pub cache_is_shared_apart: bool,
-    /// Why the directories could not be read to an end, if they could not.
-    pub never_settled: Option<String>,
+    /// Whether two listings agreed in the end.
+    pub has_settled: bool,
     /// How often the directories were read until two listings agreed.
     pub rounds: usize,
 }
@@ -62,12 +60,6 @@ pub struct Cache {
 pub struct Identity {
     pub dev: u64,
     pub ino: u64,
-}
-
-impl From<&Metadata> for Identity {
-    fn from(metadata: &Metadata) -> Self {
-        Self { dev: metadata.dev(), ino: metadata.ino() }
-    }
 }
 
 impl From<&FileStat> for Identity {
@@ -96,18 +88,6 @@ impl Stat {
     }
 }
 
-impl From<&Metadata> for Stat {
-    fn from(metadata: &Metadata) -> Self {
-        Self {
-            identity: metadata.into(),
-            size_bytes: metadata.len(),
-            disk_bytes: metadata.blocks().saturating_mul(512),
-            mtime: Timestamp::from_unix(metadata.mtime(), metadata.mtime_nsec()),
-            links: metadata.nlink(),
-        }
-    }
-}
-
 impl From<&FileStat> for Stat {
     fn from(stat: &FileStat) -> Self {
         Self {
@@ -123,18 +103,18 @@ impl From<&FileStat> for Stat {
 }
 
 /// An entry of the cache directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CacheFile {
     pub path: PathBuf,
-    /// Its `stat`, or that of the regular file that it is a link to.
-    pub stat: Result<Stat, String>,
+    /// Its `stat`, or that of what it is a link to; `None` where it cannot be examined.
+    pub stat: Option<Stat>,
     /// The link's own `stat`, where it is one.
     pub link: Option<Stat>,
     /// Whether it is a regular file, or a link to one.
     pub is_file: bool,
     pub is_open_in_qemu: bool,
     pub references: Vec<PathBuf>,
-    /// Why there may be more references.
+    /// Why it cannot be examined, or why there may be more references.
     pub problem: Option<String>,
 }
 
@@ -144,15 +124,12 @@ impl CacheFile {
     }
 
     pub fn disk_bytes(&self) -> u64 {
-        self.stat.as_ref().map_or(0, |it| it.disk_bytes)
+        self.stat.map_or(0, |it| it.disk_bytes)
     }
 
     /// What its removal frees: nothing where it is a link, or where the file has other names.
     pub fn frees_bytes(&self) -> u64 {
-        match &self.stat {
-            Ok(stat) if self.link.is_none() && stat.links <= 1 => stat.disk_bytes,
-            _ => 0,
-        }
+        self.stat.filter(|it| self.link.is_none() && it.links <= 1).map_or(0, |it| it.disk_bytes)
     }
 }
 
@@ -171,49 +148,22 @@ pub struct Directory {
     pub problem: Option<String>,
 }
 
-/// A file that may name others.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A file that may name others, or what a name leads to in its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
     pub path: PathBuf,
-    /// `None` where it could not be opened.
+    /// `None` where it could not be opened: it is missing, it has a problem, or it is a directory, character device, FIFO
+    /// or socket.
     pub identity: Option<Identity>,
     pub disk_bytes: u64,
-    /// The files that its header names, as paths. Symbolic links in them are not resolved.
+    /// The files that its header names, as paths; of a link that leads nowhere, where it points. Symbolic links in them
+    /// are not resolved.
     pub references: Vec<PathBuf>,
     /// Why it may name files that are not known.
     pub problem: Option<String>,
     /// Whether the `disk.info` beside it calls it raw; asked only where that matters.
     pub is_raw: bool,
-}
-
-/// What a name leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Disk(Disk),
-    /// A directory, character device, FIFO or socket.
-    NotADisk,
-    /// Nothing. `link` is where a symbolic link of that name points.
-    Missing {
-        link: Option<PathBuf>,
-    },
-}
-
-impl Target {
-    /// The files that are named from here on.
-    pub fn references(&self) -> &[PathBuf] {
-        match self {
-            Self::Disk(disk) => &disk.references,
-            Self::Missing { link: Some(to) } => std::slice::from_ref(to),
-            Self::Missing { link: None } | Self::NotADisk => &[],
-        }
-    }
-
-    pub fn identity(&self) -> Option<Identity> {
-        match self {
-            Self::Disk(disk) => disk.identity,
-            Self::Missing { .. } | Self::NotADisk => None,
-        }
-    }
+    pub is_missing: bool,
 }
 
 /// What `Path::file_name` gives, in a fifth of the time where the path ends in a plain name.
@@ -226,11 +176,11 @@ pub fn base_name(path: &Path) -> Option<&OsStr> {
     }
 }
 
-/// The text of a path that ends in a plain name: that of the directory, and the name.
-fn split(path: &Path) -> Option<(&[u8], &OsStr)> {
-    let name = base_name(path)?;
-    let directory = path.as_os_str().as_bytes().strip_suffix(name.as_bytes())?.strip_suffix(b"/")?;
-    Some((directory, name))
+/// The name of the cache file that a path plainly names: the text is that of the cache directory and a name in it.
+fn name_in_cache<'a>(layout: &Layout, path: &'a Path) -> Option<&'a OsStr> {
+    let below = path.as_os_str().as_bytes().strip_prefix(layout.instances_path.as_os_str().as_bytes())?;
+    let in_cache = below.strip_prefix(b"/")?.strip_prefix(layout.subdirectory_name.as_bytes())?;
+    base_name(path).filter(|name| in_cache.strip_prefix(b"/") == Some(name.as_bytes()))
 }
 
 impl Evidence {
@@ -248,12 +198,9 @@ impl Evidence {
         self.cache.iter().flat_map(|it| &it.files)
     }
 
-    /// The cache file that a path plainly names: the text is that of the cache directory and a name in it.
+    /// The cache file that a path plainly names.
     pub fn plain_cache_file(&self, path: &Path) -> Option<&CacheFile> {
-        let (directory, name) = split(path)?;
-        let cache_dir = directory.strip_prefix(self.layout.instances_path.as_os_str().as_bytes())?;
-        (cache_dir.strip_prefix(b"/") == Some(self.layout.subdirectory_name.as_bytes()))
-            .then(|| self.cache_file(name))?
+        self.cache_file(name_in_cache(&self.layout, path)?)
     }
 
     /// The part of a path below the instances path, where the text alone shows it: not where it leads through a link, or
@@ -261,22 +208,12 @@ impl Evidence {
     pub fn below_instances_path(&self, path: &Path) -> Option<PathBuf> {
         let mut below = PathBuf::new();
         for component in path.strip_prefix(&self.layout.instances_path).ok()?.components() {
+            let through = self.directories.get(below.as_os_str());
+            let is_unlisted = through.is_none() && below.components().nth(1).is_some();
             match component {
-                Component::Normal(name) => {
-                    let through = self.directories.get(below.as_os_str());
-                    let is_unlisted = through.is_none() && below.components().nth(1).is_some();
-                    if is_unlisted || through.is_some_and(|it| it.is_link) {
-                        return None;
-                    }
-                    below.push(name);
-                }
-                Component::ParentDir
-                    if self.directories.get(below.as_os_str()).is_some_and(|it| !it.is_link) =>
-                {
-                    if !below.pop() {
-                        return None;
-                    }
-                }
+                _ if is_unlisted || through.is_some_and(|it| it.is_link) => return None,
+                Component::Normal(name) => below.push(name),
+                Component::ParentDir if through.is_some() && below.pop() => {}
                 _ => return None,
             }
         }

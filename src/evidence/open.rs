@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::FileTypeExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::libc;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, fstat};
+use rustix::fs::FileType;
 
 use super::Stat;
 pub use crate::errors::cause;
@@ -26,16 +26,31 @@ pub struct Opened {
 
 impl Opened {
     fn new(file: File) -> io::Result<Option<Self>> {
-        let metadata = file.metadata()?;
-        let is_regular = metadata.is_file();
-        if !is_regular && !metadata.file_type().is_block_device() {
-            return Ok(None);
+        let stat = fstat(&file)?;
+        let mut opened = Self { file, stat: Stat::from(&stat), is_regular: true };
+        match type_of(&stat) {
+            FileType::RegularFile => {}
+            FileType::BlockDevice => {
+                opened.is_regular = false;
+                opened.stat.size_bytes = opened.file.seek(SeekFrom::End(0))?;
+            }
+            _ => return Ok(None),
         }
-        let mut stat = Stat::from(&metadata);
-        if !is_regular {
-            stat.size_bytes = (&file).seek(SeekFrom::End(0))?;
-        }
-        Ok(Some(Self { file, stat, is_regular }))
+        Ok(Some(opened))
+    }
+}
+
+pub const fn type_of(stat: &FileStat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Opens what was listed as this. `None` where it is neither a regular file nor a block device, nor a link to one, or
+/// where it was listed as a regular file and is none any more.
+pub fn open_listed(at: BorrowedFd<'_>, name: &OsStr, listed: FileType) -> io::Result<Option<Opened>> {
+    match listed {
+        FileType::RegularFile => open_regular(at, name),
+        FileType::BlockDevice | FileType::Symlink => open_examined(at, name),
+        _ => Ok(None),
     }
 }
 
@@ -52,9 +67,8 @@ pub fn open_regular(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opene
 /// Opens whatever a name leads to, links followed, if it is a regular file or a block device: it is examined first,
 /// through a descriptor that opens nothing, and then opened through that, so that it cannot change in between.
 pub fn open_examined(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opened>> {
-    let examined = File::from(retried(|| openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))?);
-    let file_type = examined.metadata()?.file_type();
-    if !file_type.is_file() && !file_type.is_block_device() {
+    let examined = retried(|| openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))?;
+    if !matches!(type_of(&fstat(&examined)?), FileType::RegularFile | FileType::BlockDevice) {
         return Ok(None);
     }
     let through = format!("/proc/self/fd/{}", examined.as_raw_fd());

@@ -1,14 +1,14 @@
 //! What names lead to: those that disks, cache files and domains give, and the chains behind them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
 
+use super::disk::{self, DISK_INFO};
 use super::open::{cause, has_vanished, open_examined};
 use super::parallel::Workers;
-use super::{Disk, Evidence, Target, disk};
+use super::{Disk, Evidence};
 use crate::backing_name;
 
 /// How long a chain of files is followed.
@@ -23,84 +23,61 @@ pub fn follow(
     evidence: &Evidence,
     domain_disks: &[PathBuf],
     workers: &Workers<'_>,
-) -> BTreeMap<PathBuf, Target> {
-    let disks = evidence.directories.values().flat_map(|it| &it.disks);
-    // A raw disk has no backing file. What its header seems to name is the guest's, who must not lead us about the host.
-    let of_disks = disks.filter(|it| !it.is_raw).flat_map(|it| &it.references);
+) -> BTreeMap<PathBuf, Disk> {
+    let is_followed = |it: &&PathBuf| evidence.plain_cache_file(it).is_none();
+    let of_disks = named_by(evidence.directories.values().flat_map(|it| &it.disks));
     let of_cache = evidence.cache_files().flat_map(|(_, it)| &it.references);
-    let mut names: BTreeSet<&Path> = BTreeSet::new();
-    let mut previous = OsStr::new("");
-    for name in of_disks.chain(of_cache).chain(domain_disks) {
-        // Neighbours often stand on the same file.
-        if previous != name.as_os_str() {
-            previous = name.as_os_str();
-            if evidence.plain_cache_file(name).is_none() {
-                names.insert(name);
-            }
-        }
-    }
-    let mut frontier: Vec<PathBuf> = names.into_iter().map(Path::to_owned).collect();
+    let names = of_disks.chain(of_cache).chain(domain_disks).filter(is_followed);
+    let mut frontier: Vec<PathBuf> = names.collect::<BTreeSet<_>>().into_iter().cloned().collect();
     let most = NAMES_A_STEP.max(2 * frontier.len());
-    let mut targets: BTreeMap<PathBuf, Target> = BTreeMap::new();
+    let mut known: BTreeMap<PathBuf, Disk> = BTreeMap::new();
     for depth in 1.. {
-        if frontier.is_empty() {
+        let problem = if frontier.is_empty() {
             break;
-        }
-        let problem = if depth > LONGEST_CHAIN {
+        } else if depth > LONGEST_CHAIN {
             Some(format!("a chain of more than {LONGEST_CHAIN} backing files leads here"))
         } else if frontier.len() > most {
             Some(format!("a chain that branches into {} files leads here", frontier.len()))
         } else {
             None
         };
-        let found: Vec<Target> = match problem {
-            Some(problem) => frontier
-                .iter()
-                .map(|path| Target::Disk(disk::unread(path.clone(), problem.clone())))
-                .collect(),
-            None => workers.map(&frontier, |path| look(evidence, path)),
-        };
-        let next: BTreeSet<PathBuf> = found
-            .iter()
-            .filter(|it| !is_raw(it))
-            .flat_map(Target::references)
-            .filter(|it| evidence.plain_cache_file(it).is_none())
-            .cloned()
-            .collect();
-        targets.extend(frontier.into_iter().zip(found));
-        frontier = next.into_iter().filter(|it| !targets.contains_key(it)).collect();
+        let found = workers.map(&frontier, |path| match &problem {
+            Some(problem) => disk::unread(path.clone(), problem.clone()),
+            None => look(evidence, path),
+        });
+        let next: BTreeSet<PathBuf> = named_by(&found).filter(is_followed).cloned().collect();
+        known.extend(frontier.into_iter().zip(found));
+        frontier = next.into_iter().filter(|it| !known.contains_key(it)).collect();
     }
-    targets
+    known
 }
 
-fn is_raw(target: &Target) -> bool {
-    matches!(target, Target::Disk(Disk { is_raw: true, .. }))
+/// A raw disk has no backing file. What its header seems to name is the guest's, who must not lead us about the host.
+fn named_by<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item = &'a PathBuf> {
+    disks.into_iter().filter(|it| !it.is_raw).flat_map(|it| &it.references)
 }
 
-fn look(evidence: &Evidence, path: &Path) -> Target {
+fn look(evidence: &Evidence, path: &Path) -> Disk {
+    let mut disk = Disk { path: path.to_owned(), ..Disk::default() };
     match open_examined(AT_FDCWD, path.as_os_str()) {
         Ok(Some(opened)) => {
-            let mut disk = disk::read(path.to_owned(), &opened);
+            disk = disk::read(disk.path, &opened);
             // Without this the names of a circle of disks, `../b/disk` and `../a/disk`, would grow with each step.
             for reference in &mut disk.references {
                 if let Some(below) = evidence.below_instances_path(reference) {
                     *reference = evidence.layout.instances_path.join(below);
                 }
             }
-            if (disk.problem.is_some() || !disk.references.is_empty())
-                && let Some(directory) = path.parent()
-                && let Ok(directory) = fs_err::File::open(directory)
-            {
-                use std::os::fd::AsFd as _;
-                disk.is_raw = disk::is_raw_by_disk_info(directory.file().as_fd(), path);
-            }
-            Target::Disk(disk)
+            let disk_info = path.with_file_name(DISK_INFO);
+            disk.is_raw = (disk.problem.is_some() || !disk.references.is_empty())
+                && disk::is_raw_by_disk_info(AT_FDCWD, disk_info.as_os_str(), path);
         }
-        Ok(None) => Target::NotADisk,
+        Ok(None) => {}
         Err(error) if has_vanished(&error) => {
-            let link = fs_err::read_link(path).ok();
-            Target::Missing { link: link.map(|it| backing_name::resolve(path, it)) }
+            disk.is_missing = true;
+            disk.references.extend(fs_err::read_link(path).ok().map(|it| backing_name::resolve(path, it)));
         }
-        Err(error) => Target::Disk(disk::unread(path.to_owned(), cause(&error))),
+        Err(error) => disk.problem = Some(cause(&error)),
     }
+    disk
 }

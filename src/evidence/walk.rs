@@ -5,28 +5,25 @@
 //! or inodes, or where something that was listed has vanished when it is opened, what is new is read again. Nothing here
 //! depends on the mtime of a directory or on a clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use nix::dir::Type;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
+use rustix::fs::FileType;
 
-use super::open::{cause, has_vanished, open_examined, open_regular, retried};
+use super::cache::{cannot_list, open_instances_path};
+use super::disk::{self, DISK_INFO};
+use super::open::{cause, has_vanished, open_listed, retried, type_of};
 use super::parallel::Workers;
-use super::{Directory, Disk, Identity, disk, split};
-use crate::errors::advice;
+use super::{Directory, Disk, Identity, name_in_cache};
 use crate::layout::{LOCKS, Layout};
-use crate::listing::{each_entry, each_entry_at_once};
+use crate::listing::{DIRECTORY, each_entry, each_entry_at_once};
 use crate::time::Timestamp;
-
-/// How directories are opened.
-pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 /// How often the directories are read before the evidence counts as incomplete.
 const MOST_ROUNDS: usize = 32;
@@ -36,30 +33,38 @@ const SNAPSHOTS: &str = "snapshots";
 
 pub struct Walk {
     pub directories: BTreeMap<OsString, Directory>,
-    pub never_settled: Option<String>,
+    pub has_settled: bool,
     pub rounds: usize,
 }
 
 /// An entry of the instances path or of `snapshots`, by its path below the instances path.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     below: OsString,
     ino: u64,
-    listed: Type,
+    /// What it was listed as, as in `st_mode`.
+    mode: u32,
+}
+
+impl Entry {
+    const fn listed(&self) -> FileType {
+        FileType::from_raw_mode(self.mode)
+    }
+
+    const fn may_be_directory(&self) -> bool {
+        matches!(self.listed(), FileType::Directory | FileType::Symlink)
+    }
 }
 
 /// What was read of an entry.
 enum Read {
-    /// It is gone or has become something else, or something in it has.
-    Vanished,
     Directory(Directory),
-    Disk(Disk),
-    NotADisk,
+    /// `None` where it is not a disk.
+    File(Option<Disk>),
 }
 
 pub struct Walker<'a> {
     pub layout: &'a Layout,
-    pub cache_dir: PathBuf,
     /// The cache directory, which is read apart.
     pub cache: Option<Identity>,
     pub workers: &'a Workers<'a>,
@@ -68,226 +73,174 @@ pub struct Walker<'a> {
 impl Walker<'_> {
     pub fn walk(&self) -> Result<Walk> {
         let path = &self.layout.instances_path;
-        let cannot_list = |error: io::Error| {
-            anyhow::anyhow!(
-                "cannot list the instances path {}: {}: {}",
-                path.display(),
-                cause(&error),
-                advice(&error)
-            )
-        };
-        let root = retried(|| open(path, DIRECTORY, Mode::empty())).map_err(|it| cannot_list(it.into()))?;
-        // What was read in earlier rounds.
-        let mut known: HashMap<Entry, Read> = HashMap::new();
+        let root = open_instances_path(path)?;
+        let root = root.as_fd();
+        let list = || self.list(root).map_err(|error| cannot_list("the instances path", path, error));
+        // An error where an entry, or something in it, is gone or has become something else.
+        let mut read: BTreeMap<Entry, io::Result<Read>> = BTreeMap::new();
+        let mut listing = list()?;
         let mut rounds = 0;
-        let mut listing = self.list(root.as_fd()).map_err(cannot_list)?;
         loop {
             rounds += 1;
-            let mut read: Vec<Option<Read>> = listing.iter().map(|it| known.remove(it)).collect();
-            let new: Vec<usize> = (0..listing.len()).filter(|index| read[*index].is_none()).collect();
-            let read_now = self.workers.map(&new, |index| self.read(root.as_fd(), &listing[*index]));
-            let has_vanished = read_now.iter().any(|it| matches!(it, Read::Vanished));
-            for (index, now) in new.into_iter().zip(read_now) {
-                read[index] = Some(now);
-            }
-            let later = self.list(root.as_fd()).map_err(cannot_list)?;
-            let has_settled = !has_vanished && later == listing;
-            let read = listing.into_iter().zip(read.into_iter().flatten());
+            listing.retain(|it| !read.contains_key(it));
+            let read_now = self.workers.map(&listing, |it| self.read(root, it));
+            let has_vanished = read_now.iter().any(Result::is_err);
+            read.append(&mut listing.into_iter().zip(read_now).collect());
+            listing = list()?;
+            let has_settled = !has_vanished && listing.iter().eq(read.keys());
             if has_settled || rounds == MOST_ROUNDS {
-                let never_settled = (!has_settled)
-                    .then(|| format!("directories kept changing while they were read {MOST_ROUNDS} times"));
-                return Ok(Walk { directories: directories(read), never_settled, rounds });
+                return Ok(Walk { directories: directories(read), has_settled, rounds });
             }
-            known = read.filter(|(_, read)| !matches!(read, Read::Vanished)).collect();
-            listing = later;
+            read.retain(|entry, it| it.is_ok() && listing.binary_search(entry).is_ok());
         }
     }
 
     /// Everything in the instances path and in `snapshots`, sorted.
     fn list(&self, root: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+        let mut entries = entries(root, OsStr::new("."))?;
         let is_apart = |name: &OsStr| name == self.layout.subdirectory_name || name == LOCKS;
-        each_typed_entry(root, OsStr::new("."), |name, ino, listed| {
-            // A directory may have any name.
-            let may_be_directory = matches!(listed, Type::Directory | Type::Symlink);
-            if !is_apart(name) && (may_be_directory || !disk::is_never_a_disk(name)) {
-                entries.push(Entry { below: name.to_owned(), ino, listed });
-            }
-        })?;
+        // A directory may have any name.
+        entries.retain(|it| {
+            !is_apart(&it.below) && (it.may_be_directory() || !disk::is_never_a_disk(&it.below))
+        });
         if entries.iter().any(|it| it.below == SNAPSHOTS) {
-            let snapshots = each_typed_entry(root, OsStr::new(SNAPSHOTS), |name, ino, listed| {
-                if matches!(listed, Type::Directory | Type::Symlink) {
-                    entries.push(Entry { below: Path::new(SNAPSHOTS).join(name).into(), ino, listed });
-                }
-            });
             // That it cannot be listed is found when it is read itself.
-            snapshots.ok();
+            let snapshots = self::entries(root, OsStr::new(SNAPSHOTS)).unwrap_or_default();
+            let in_snapshots = |it: Entry| Entry { below: Path::new(SNAPSHOTS).join(it.below).into(), ..it };
+            entries.extend(snapshots.into_iter().filter(Entry::may_be_directory).map(in_snapshots));
         }
-        entries.sort_unstable_by(|a, b| (&a.below, a.ino).cmp(&(&b.below, b.ino)));
+        entries.sort_unstable();
         // A listing may show a file twice that was renamed during it.
         entries.dedup();
         Ok(entries)
     }
 
-    fn read(&self, root: BorrowedFd<'_>, entry: &Entry) -> Read {
-        let disk =
-            || read_disk(root, &entry.below, entry.listed, self.path(&entry.below, None), &self.cache_dir);
-        match entry.listed {
-            Type::Directory => self.read_directory(root, entry, false),
-            Type::Symlink => match fstatat(root, entry.below.as_os_str(), AtFlags::empty()) {
-                Ok(target) if type_of(&target) == Type::Directory => self.read_directory(root, entry, true),
-                Ok(_) => disk(),
+    fn read(&self, root: BorrowedFd<'_>, entry: &Entry) -> io::Result<Read> {
+        let name = entry.below.as_os_str();
+        let listed = entry.listed();
+        let is_link = listed == FileType::Symlink;
+        let leads_to = if is_link { type_at(root, name, AtFlags::empty()) } else { Ok(listed) };
+        match leads_to {
+            Ok(FileType::Directory) => self.read_directory(root, name, is_link).map(Read::Directory),
+            Ok(_) => self.read_disk((root, OsStr::new("")), name, listed).map(Read::File),
+            Err(error) => {
                 // Among directories a link that leads nowhere is a directory that cannot be read.
-                Err(errno) => match fstatat(root, entry.below.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-                    Ok(_) => Read::Directory(Directory {
-                        is_link: true,
-                        problem: Some(dangling(&errno.into())),
-                        ..Directory::default()
-                    }),
-                    Err(_) => Read::Vanished,
-                },
-            },
-            _ => disk(),
+                type_at(root, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                let problem = Some(dangling(&error));
+                Ok(Read::Directory(Directory { is_link, problem, ..Directory::default() }))
+            }
         }
     }
 
-    /// The path of an entry, or of a file in it.
-    fn path(&self, below: &OsStr, name: Option<&OsStr>) -> PathBuf {
-        let root = &self.layout.instances_path;
-        // At once as long as it gets.
-        let mut path =
-            PathBuf::with_capacity(root.as_os_str().len() + below.len() + name.map_or(0, OsStr::len) + 2);
-        path.extend([root.as_os_str(), below]);
-        path.extend(name);
-        path
-    }
-
-    fn read_directory(&self, root: BorrowedFd<'_>, entry: &Entry, is_link: bool) -> Read {
+    fn read_directory(&self, root: BorrowedFd<'_>, below: &OsStr, is_link: bool) -> io::Result<Directory> {
         let mut directory = Directory { is_link, ..Directory::default() };
-        match self.list_disks(root, entry, &mut directory) {
-            Ok(true) => {}
-            Ok(false) => return Read::Vanished,
-            Err(error) if has_vanished(&error) || error.kind() == ErrorKind::NotADirectory => {
-                return Read::Vanished;
+        if let Err(error) = self.read_disks(root, below, &mut directory) {
+            if has_vanished(&error) || error.kind() == ErrorKind::NotADirectory {
+                return Err(error);
             }
-            Err(error) => directory.problem = Some(cause(&error)),
+            directory.problem = Some(cause(&error));
         }
         directory.disks.sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-        Read::Directory(directory)
+        Ok(directory)
     }
 
-    /// Lists a directory and reads the disks in it; `false` where one has vanished.
-    fn list_disks(&self, root: BorrowedFd<'_>, entry: &Entry, directory: &mut Directory) -> io::Result<bool> {
+    /// Lists a directory and reads the disks in it; an error where it cannot be listed, or where one has vanished.
+    fn read_disks(&self, root: BorrowedFd<'_>, below: &OsStr, directory: &mut Directory) -> io::Result<()> {
         let no_follow = if directory.is_link { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let opened = retried(|| openat(root, entry.below.as_os_str(), DIRECTORY | no_follow, Mode::empty()))?;
+        let opened = retried(|| openat(root, below, DIRECTORY | no_follow, Mode::empty()))?;
         let stat = fstat(&opened)?;
         directory.mtime = Some(Timestamp::from_unix(stat.st_mtime, stat.st_mtime_nsec));
-        if self.cache == Some(Identity::from(&stat)) {
-            directory.is_cache = true;
-            return Ok(true);
+        directory.is_cache = self.cache == Some(Identity::from(&stat));
+        if directory.is_cache {
+            return Ok(());
         }
-        let at = opened.as_fd();
         let mut names = Vec::new();
-        each_entry(at, |name, _, listed| {
-            if !disk::is_never_a_disk(name) && listed != Some(Type::Directory) {
+        each_entry(opened.as_fd(), |name, _, listed| {
+            if !disk::is_never_a_disk(name) && listed != FileType::Directory {
                 names.push((name.to_owned(), listed));
             }
         })?;
         directory.disks.reserve_exact(names.len());
         for (name, listed) in names {
-            let Some(listed) = listed.or_else(|| type_at(at, &name)) else { return Ok(false) };
-            let path = self.path(&entry.below, Some(&name));
-            match read_disk(at, &name, listed, path, &self.cache_dir) {
-                Read::Disk(disk) => directory.disks.push(disk),
-                Read::Vanished => return Ok(false),
-                Read::Directory(_) | Read::NotADisk => {}
-            }
+            let listed = known_type(opened.as_fd(), &name, listed)?;
+            directory.disks.extend(self.read_disk((opened.as_fd(), below), &name, listed)?);
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// Reads what may be a disk: a regular file, a block device, or a link to one. An error where it has vanished.
+    fn read_disk(
+        &self,
+        (at, below): (BorrowedFd<'_>, &OsStr),
+        name: &OsStr,
+        listed: FileType,
+    ) -> io::Result<Option<Disk>> {
+        let root = self.layout.instances_path.as_os_str();
+        // At once as long as it gets.
+        let mut path = PathBuf::with_capacity(root.len() + below.len() + name.len() + 2);
+        path.extend([root, below, name]);
+        let mut disk = match open_listed(at, name, listed) {
+            Ok(Some(opened)) => disk::read(path, &opened),
+            // It was a regular file when it was listed.
+            Ok(None) if listed == FileType::RegularFile => return Err(ErrorKind::NotFound.into()),
+            Ok(None) => return Ok(None),
+            Err(error) if has_vanished(&error) => match type_at(at, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                // A link that leads nowhere is there all the same.
+                Ok(FileType::Symlink) => disk::unread(path, dangling(&error)),
+                _ => return Err(error),
+            },
+            Err(error) => disk::unread(path, cause(&error)),
+        };
+        // A name that is of the cache all the same costs no more than a look.
+        if disk.problem.is_some() || disk.references.iter().any(|it| name_in_cache(self.layout, it).is_none())
+        {
+            disk.is_raw = disk::is_raw_by_disk_info(at, OsStr::new(DISK_INFO), &disk.path);
+        }
+        Ok(Some(disk))
     }
 }
 
 /// What was read, by name, and the disks that lie directly in the instances path.
-fn directories(read: impl Iterator<Item = (Entry, Read)>) -> BTreeMap<OsString, Directory> {
+fn directories(read: BTreeMap<Entry, io::Result<Read>>) -> BTreeMap<OsString, Directory> {
     let mut root = Directory::default();
     let mut directories = vec![];
     for (entry, read) in read {
         match read {
-            Read::Disk(disk) => root.disks.push(disk),
-            Read::Directory(directory) => directories.push((entry.below, directory)),
-            Read::Vanished | Read::NotADisk => {}
+            Ok(Read::Directory(directory)) => directories.push((entry.below, directory)),
+            Ok(Read::File(disk)) => root.disks.extend(disk),
+            Err(_) => {}
         }
     }
     directories.push((OsString::new(), root));
     directories.into_iter().collect()
 }
 
-/// Reads what may be a disk: a regular file, a block device, or a link to one.
-fn read_disk(at: BorrowedFd<'_>, name: &OsStr, listed: Type, path: PathBuf, cache_dir: &Path) -> Read {
-    let opened = match listed {
-        Type::File => match open_regular(at, name) {
-            // It was a regular file when it was listed.
-            Ok(None) => return Read::Vanished,
-            opened => opened,
-        },
-        Type::BlockDevice | Type::Symlink => open_examined(at, name),
-        _ => return Read::NotADisk,
-    };
-    let mut disk = match opened {
-        Ok(Some(opened)) => disk::read(path, &opened),
-        Ok(None) => return Read::NotADisk,
-        Err(error) if has_vanished(&error) => match type_at(at, name) {
-            // A link that leads nowhere is there all the same.
-            Some(Type::Symlink) => disk::unread(path, dangling(&error)),
-            _ => return Read::Vanished,
-        },
-        Err(error) => disk::unread(path, cause(&error)),
-    };
-    // By their text, for paths compare slowly; a name that is of the cache all the same costs no more than a look.
-    let cache_dir = cache_dir.as_os_str().as_bytes();
-    let is_elsewhere = |it: &PathBuf| split(it).is_none_or(|(directory, _)| directory != cache_dir);
-    if disk.problem.is_some() || disk.references.iter().any(is_elsewhere) {
-        disk.is_raw = disk::is_raw_by_disk_info(at, &disk.path);
-    }
-    Read::Disk(disk)
-}
-
-/// Calls `with` for each entry of a directory that has a type.
-fn each_typed_entry(
-    at: BorrowedFd<'_>,
-    name: &OsStr,
-    mut with: impl FnMut(&OsStr, u64, Type),
-) -> io::Result<()> {
+/// Everything in a directory that has a type.
+fn entries(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<Entry>> {
     let opened = retried(|| openat(at, name, DIRECTORY, Mode::empty()))?;
-    let mut untyped = Vec::new();
-    each_entry_at_once(opened.as_fd(), |name, ino, listed| match listed {
-        Some(listed) => with(name, ino, listed),
-        None => untyped.push((name.to_owned(), ino)),
+    let mut entries = Vec::new();
+    each_entry_at_once(opened.as_fd(), |name, ino, listed| {
+        entries.push(Entry { below: name.to_owned(), ino, mode: listed.as_raw_mode() });
     })?;
-    for (name, ino) in untyped {
-        // One that has gone shows in the next listing.
-        if let Some(listed) = type_at(opened.as_fd(), &name) {
-            with(&name, ino, listed);
-        }
-    }
-    Ok(())
+    // One that has gone shows in the next listing.
+    entries.retain_mut(|it| {
+        known_type(opened.as_fd(), &it.below, it.listed())
+            .map(|listed| it.mode = listed.as_raw_mode())
+            .is_ok()
+    });
+    Ok(entries)
 }
 
-fn type_at(at: BorrowedFd<'_>, name: &OsStr) -> Option<Type> {
-    fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok().map(|it| type_of(&it))
+/// The type of an entry where the listing does not tell it.
+fn known_type(at: BorrowedFd<'_>, name: &OsStr, listed: FileType) -> io::Result<FileType> {
+    match listed {
+        FileType::Unknown => type_at(at, name, AtFlags::AT_SYMLINK_NOFOLLOW),
+        _ => Ok(listed),
+    }
 }
 
-/// What an entry is, as listings say it.
-pub fn type_of(stat: &FileStat) -> Type {
-    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFLNK => Type::Symlink,
-        SFlag::S_IFDIR => Type::Directory,
-        SFlag::S_IFREG => Type::File,
-        SFlag::S_IFBLK => Type::BlockDevice,
-        SFlag::S_IFCHR => Type::CharacterDevice,
-        SFlag::S_IFIFO => Type::Fifo,
-        _ => Type::Socket,
-    }
+fn type_at(at: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> io::Result<FileType> {
+    Ok(type_of(&fstatat(at, name, flags)?))
 }
 
 fn dangling(error: &io::Error) -> String {

@@ -92,14 +92,6 @@ impl Instance {
         self.texts(|row| &row.image_ref)
     }
 
-    pub fn kernel_ids(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.kernel_id)
-    }
-
-    pub fn ramdisk_ids(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.ramdisk_id)
-    }
-
     pub fn vm_states(&self) -> impl Iterator<Item = &str> {
         self.texts(|row| &row.vm_state)
     }

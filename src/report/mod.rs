@@ -3,75 +3,80 @@
 pub mod json;
 pub mod table;
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anstream::adapter::strip_bytes;
+use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
 
-use crate::cache_name::Kind;
 use crate::catalog::Catalog;
 use crate::cli::{Format, Global};
 use crate::evidence::CacheFile;
-use crate::exit::OutputFailed;
+use crate::exit::{Exit, Failure};
 use crate::filesystem::Space;
 use crate::goal::Goal;
 use crate::inventory::Inventory;
 use crate::layout::Layout;
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::time::Timestamp;
-use crate::verdict::{Judged, Judgement, Missing, Policy, Verdict};
-use crate::warning::{Level, Warning};
+use crate::verdict::{Judged, Judgement, Missing, Policy};
+use crate::warning::Warning;
 
 /// An image and the name of its cache file.
 pub struct ImageFile {
     pub image_id: String,
     pub file_name: String,
     /// Where that file is or would be, and whether it is there; where an instances path was named.
-    pub place: Option<(PathBuf, Option<bool>)>,
+    pub path: Option<PathBuf>,
+    pub exists: Option<bool>,
 }
 
-/// What `scan` prints.
-pub struct ScanReport<'a> {
-    pub generated_at: Timestamp,
-    pub layout: &'a Layout,
-    pub space: Option<Space>,
-    /// By name.
-    pub files: Vec<(&'a OsStr, &'a CacheFile)>,
-    pub catalog: &'a Catalog<'a>,
-    pub warnings: &'a [Warning],
-}
-
-/// What `explain` and `prune` print.
-pub struct PassReport<'a> {
+/// What `scan`, `explain` and `prune` print.
+pub struct Report<'a> {
     pub command: &'static str,
     pub generated_at: Timestamp,
     pub layout: &'a Layout,
-    pub space: Option<Space>,
+    pub warnings: &'a [Warning],
+    pub catalog: &'a Catalog<'a>,
+    /// Those to show, by name.
+    pub files: Vec<Entry<'a>>,
+    /// Not of `scan`.
+    pub pass: Option<Pass<'a>>,
+}
+
+/// A file of the cache.
+#[derive(Clone, Copy)]
+pub struct Entry<'a> {
+    pub name: &'a OsStr,
+    pub file: &'a CacheFile,
+    /// Not of `scan`.
+    pub judged: Option<&'a Judged<'a>>,
+    /// Only of `prune`.
+    pub done: Option<&'a Done>,
+}
+
+/// What `explain` and `prune` print of a pass.
+pub struct Pass<'a> {
     pub policy: &'a Policy,
     pub as_of: Option<Timestamp>,
     pub inventory: Option<&'a Inventory>,
     pub judgement: &'a Judgement<'a>,
     pub is_complete: bool,
-    /// Those to show.
-    pub files: Vec<&'a Judged<'a>>,
     pub missing: Vec<&'a Missing<'a>>,
-    pub catalog: &'a Catalog<'a>,
-    /// Only of a prune.
-    pub pruned: Option<Pruned<'a>>,
-    pub warnings: &'a [Warning],
+    pub pruned: Option<&'a Pruned<'a>>,
     /// Whether the files were asked for by name, so that everything about them is wanted.
     pub in_full: bool,
     pub verbose: bool,
 }
 
-/// What a prune did.
+/// What a prune did, so far.
+#[derive(Default)]
 pub struct Pruned<'a> {
     pub dry_run: bool,
-    pub done: &'a Outcomes<'a>,
+    pub outcomes: Outcomes<'a>,
     /// How many files in use had their mtime set to now.
     pub touched: usize,
     pub goal: Option<Goal>,
@@ -79,90 +84,68 @@ pub struct Pruned<'a> {
     pub second_look_is_incomplete: bool,
 }
 
-impl Pruned<'_> {
+impl<'a> Pruned<'a> {
     /// Whether all was done that was asked for.
     pub fn is_done(&self) -> bool {
         !self.is_interrupted
             && self.goal.is_none_or(|it| it.short_bytes() == 0)
-            && !self.done.values().any(|it| it.outcome == Outcome::Failed)
+            && !self.outcomes.values().any(|it| it.outcome == Outcome::Failed)
     }
 
-    /// The outcome of what is removed, or would be.
-    const fn removal(&self) -> Outcome {
-        if self.dry_run { Outcome::WouldRemove } else { Outcome::Removed }
+    /// What is still to be removed.
+    pub fn left(&self) -> impl Iterator<Item = &'a OsStr> {
+        let left = self.outcomes.iter().filter(|(_, it)| it.outcome == Outcome::WouldRemove);
+        left.map(|(name, _)| *name)
     }
 
-    fn outcome(&self, name: &OsStr) -> Outcome {
-        self.done.get(name).map_or(Outcome::Kept, |it| it.outcome)
+    /// Whether a file is removed, or would be.
+    fn removes(&self, file: &Entry<'_>) -> bool {
+        let removal = if self.dry_run { Outcome::WouldRemove } else { Outcome::Removed };
+        file.done.is_some_and(|it| it.outcome == removal)
     }
 }
 
 /// A number of files and what they take on the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Default, serde::Serialize)]
 pub struct Total {
     pub files: usize,
     pub disk_bytes: u64,
 }
 
 impl Total {
-    fn of<'a>(files: impl IntoIterator<Item = &'a CacheFile>) -> Self {
-        files
-            .into_iter()
-            .fold(Self::default(), |sum, file| sum.plus(Self { files: 1, disk_bytes: file.disk_bytes() }))
-    }
-
-    const fn plus(self, other: Self) -> Self {
-        Self { files: self.files + other.files, disk_bytes: self.disk_bytes + other.disk_bytes }
-    }
-
-    /// The totals per key, every key of `all` among them.
-    fn by<'a, K: Ord + Copy>(
-        all: &[K],
-        files: impl IntoIterator<Item = (K, &'a CacheFile)>,
-    ) -> BTreeMap<K, Self> {
-        let mut totals: BTreeMap<K, Self> = all.iter().map(|key| (*key, Self::default())).collect();
-        for (key, file) in files {
-            let total = totals.entry(key).or_default();
-            *total = total.plus(Self::of([file]));
+    fn of<'a>(files: impl IntoIterator<Item = &'a Entry<'a>>) -> Self {
+        let mut total = Self::default();
+        for Entry { file, .. } in files {
+            total.files += 1;
+            total.disk_bytes += file.disk_bytes();
         }
-        totals
+        total
     }
 }
 
-impl ScanReport<'_> {
-    fn by_kind(&self) -> BTreeMap<Kind, Total> {
-        Total::by(&Kind::ALL, self.files.iter().map(|(name, file)| (file.kind(name), *file)))
+impl Report<'_> {
+    fn pruned(&self) -> Option<&Pruned<'_>> {
+        self.pass.as_ref()?.pruned
     }
 
-    fn not_downloadable(&self) -> Total {
-        let is_lost =
-            |name: &OsStr, file: &CacheFile| self.catalog.downloadable(name, file.kind(name)) == Some(false);
-        Total::of(self.files.iter().filter(|(name, file)| is_lost(name, file)).map(|(_, file)| *file))
-    }
-}
-
-impl PassReport<'_> {
-    fn by_verdict(&self) -> BTreeMap<Verdict, Total> {
-        Total::by(&Verdict::ALL, self.files.iter().map(|it| (it.verdict, it.file)))
+    fn in_full(&self) -> bool {
+        self.pass.as_ref().is_some_and(|it| it.in_full)
     }
 
-    fn by_outcome(&self) -> Option<BTreeMap<Outcome, Total>> {
-        let pruned = self.pruned.as_ref()?;
-        Some(Total::by(&Outcome::ALL, self.files.iter().map(|it| (pruned.outcome(it.name), it.file))))
+    fn age(&self, it: &Entry<'_>) -> Option<Duration> {
+        match it.judged {
+            Some(judged) => judged.age,
+            None => it.file.stat.map(|stat| stat.mtime.age_at(self.generated_at)),
+        }
     }
 
-    fn done(&self, file: &Judged<'_>) -> Option<&Done> {
-        self.pruned.as_ref().and_then(|it| it.done.get(file.name))
+    fn downloadable(&self, it: &Entry<'_>) -> Option<bool> {
+        self.catalog.downloadable(it.name, it.file.kind(it.name))
     }
 
-    fn downloadable(&self, file: &Judged<'_>) -> Option<bool> {
-        self.catalog.downloadable(file.name, file.kind)
-    }
-
-    /// The files among these that cannot be downloaded again.
-    fn not_downloadable(&self, is_meant: impl Fn(&Judged<'_>) -> bool) -> Total {
-        let lost = |it: &&&Judged<'_>| is_meant(it) && self.downloadable(it) == Some(false);
-        Total::of(self.files.iter().filter(lost).map(|it| it.file))
+    /// Those files that cannot be downloaded again.
+    fn lost(&self) -> impl Iterator<Item = &Entry<'_>> {
+        self.files.iter().filter(|it| self.downloadable(it) == Some(false))
     }
 }
 
@@ -171,33 +154,39 @@ pub fn space_of(layout: &Layout) -> Option<Space> {
     Space::of(&layout.cache_dir()).or_else(|_| Space::of(&layout.instances_path)).ok()
 }
 
-/// Prints to stdout; a closed pipe ends that quietly.
+/// Prints a report with its warnings.
+pub fn print(report: &Report<'_>, global: &Global) -> Result<()> {
+    print_warnings(report.warnings, global);
+    write(global.format, || table::report(report), |output| json::report(output, report))
+}
+
+/// Writes to stdout; a closed pipe ends that quietly.
 ///
 /// # Errors
-/// [`OutputFailed`] where the output cannot be written.
-pub fn print(
+/// Where the output cannot be written, whatever had been done before.
+pub fn write(
     format: Format,
-    as_table: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    as_table: impl FnOnce() -> String,
     as_json: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
     let mut stdout = io::stdout().lock();
     let result = match format {
         Format::Table => {
-            // As a whole, for styles are stripped from what is written at once: thousands of calls, else.
-            let mut text = Vec::new();
-            as_table(&mut text).and_then(|()| {
-                if AutoStream::choice(&stdout) == ColorChoice::Never {
-                    text = strip_bytes(&text).into_vec();
-                }
-                stdout.write_all(&text)
-            })
+            let mut text = as_table();
+            if AutoStream::choice(&stdout) == ColorChoice::Never {
+                text = strip_str(&text).to_string();
+            }
+            stdout.write_all(text.as_bytes())
         }
         Format::Json => as_json(&mut stdout).and_then(|()| stdout.write_all(b"\n")),
     };
     let result = result.and_then(|()| stdout.flush());
     match result {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result.map_err(OutputFailed)?),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("cannot write the output: {error}");
+            Err(Failure { exit: Exit::Incomplete, message }.into())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -209,10 +198,11 @@ pub fn print_message(text: &str) {
 
 /// Prints warnings to stderr, and notes where they are wanted.
 pub fn print_warnings(warnings: &[Warning], global: &Global) {
-    let is_wanted = |it: &&Warning| it.level() == Level::Warning || global.verbose;
-    if !global.quiet {
-        let print = |it: &Warning| print_message(&format!("{}: {it}", it.level().as_str()));
-        warnings.iter().filter(is_wanted).for_each(print);
+    for warning in warnings {
+        let (_, level) = warning.code_and_level();
+        if !global.quiet && (level != "note" || global.verbose) {
+            print_message(&format!("{level}: {warning}"));
+        }
     }
 }
 

@@ -14,15 +14,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cache_name::{CacheName, Kind, is_size};
+use crate::cache_name::{CacheName, Kind};
 use crate::evidence::{CacheFile, Disk, Evidence, Identity, base_name};
 use crate::inventory::Inventory;
 use crate::selection::Selection;
 use crate::time::{ForPeople, Timestamp};
 use crate::warning::{count, shown};
-use named::{Named, Names};
+use named::Names;
 pub use users::is_same_host;
-use users::{ImageUse, Place, Role, Users};
+use users::{ImageUse, Users, shared_size};
 
 /// What the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,16 +190,17 @@ pub fn judge<'a>(
 ) -> Judgement<'a> {
     let users = Users::count(evidence, inventory, policy);
     let names = Names::find(evidence, inventory, &users, policy);
+    let absent = users.expected().filter(|it| it.directories.is_empty()).map(|it| it.id);
     let mut judgement = Judgement {
         files: Vec::new(),
         missing: missing::missing(evidence, &users, &names),
         unlisted_directories: Vec::new(),
-        unreadable: names.unreadable(evidence),
         inventory_is_incomplete: inventory.is_some_and(|it| !it.incomplete.is_empty()),
         counted: users.counted.len(),
         directories_with_disks: users.directories_with_disks(),
         expected: users.expected().count(),
-        absent: users.expected().filter(|it| it.directories.is_empty()).map(|it| it.id).collect(),
+        absent: absent.collect(),
+        unreadable: names.unreadable.clone(),
     };
     judgement.absent.sort_unstable();
     let is_complete = judgement.is_complete();
@@ -221,78 +222,61 @@ struct Judge<'a, 'b> {
 
 impl<'a> Judge<'a, '_> {
     fn files(&self) -> Vec<Judged<'a>> {
-        let mut needs: BTreeMap<&'a OsStr, Vec<Reason<'a>>> = BTreeMap::new();
-        // By which name each file is in use that is.
-        let mut in_use: HashMap<Identity, &'a OsStr> = HashMap::new();
-        for (name, file) in self.evidence.cache_files() {
-            let reasons = self.needs(name, file);
-            if let Ok(stat) = &file.stat
-                && !reasons.is_empty()
-            {
-                in_use.entry(stat.identity).or_insert(name);
-            }
-            needs.insert(name, reasons);
-        }
-        // What is in use by one name is in use by all.
-        for (name, file) in self.evidence.cache_files() {
-            if let Ok(stat) = &file.stat
-                && let Some(other) = in_use.get(&stat.identity)
-                && let Some(reasons) = needs.get_mut(name.as_os_str())
-                && reasons.is_empty()
+        let mut files: Vec<Judged<'a>> =
+            self.evidence.cache_files().map(|(name, file)| self.in_use_so_far(name, file)).collect();
+        // What is in use by one name is in use by all. The first such name is told.
+        let in_use = files.iter().rev().filter(|it| !it.reasons.is_empty());
+        let in_use: HashMap<Identity, &'a OsStr> =
+            in_use.filter_map(|it| Some((it.file.stat?.identity, it.name))).collect();
+        for judged in &mut files {
+            if judged.reasons.is_empty()
+                && let Some(other) = judged.file.stat.and_then(|it| in_use.get(&it.identity))
             {
                 let text = format!("the same file as {}, which is in use", other.display());
-                reasons.push(Reason::plain(Code::SameFile, text));
+                judged.reasons.push(Reason::new(Code::SameFile, text));
             }
+            let (verdict, reasons) = self.decide(judged);
+            judged.verdict = verdict;
+            judged.reasons.extend(reasons);
         }
-        let mut judged: Vec<Judged<'a>> =
-            self.evidence.cache_files().map(|(name, file)| self.file(name, file, &needs)).collect();
-        self.judge_sidecars(&mut judged);
-        judged
+        self.judge_sidecars(&mut files);
+        files
     }
 
-    fn file(
-        &self,
-        name: &'a OsStr,
-        file: &'a CacheFile,
-        needs: &BTreeMap<&'a OsStr, Vec<Reason<'a>>>,
-    ) -> Judged<'a> {
+    fn in_use_so_far(&self, name: &'a OsStr, file: &'a CacheFile) -> Judged<'a> {
         let kind = file.kind(name);
-        let age = file.stat.as_ref().ok().map(|stat| stat.mtime.age_at(self.now));
-        let mut judged = Judged {
-            name,
-            file,
-            kind,
-            age,
-            minimum_age: self.minimum_age(kind),
-            verdict: Verdict::InUse,
-            reasons: needs.get(name).cloned().unwrap_or_default(),
-        };
-        if let Some(ignored) = self.why_ignored(kind, file) {
-            judged.reasons.push(ignored);
-            judged.verdict = Verdict::Ignored;
-        } else if judged.reasons.is_empty() {
-            self.judge_unused(&mut judged);
-        }
-        judged
-    }
-
-    fn why_ignored(&self, kind: Kind, file: &CacheFile) -> Option<Reason<'a>> {
-        let (code, text) = match kind {
-            Kind::Other => (Code::NotACacheFile, not_a_cache_file(file)),
-            Kind::SetAside => (
-                Code::SetAside,
-                "set aside by a prune that was killed or is still running: if none is running, run prune again to put it back"
-                    .into(),
-            ),
-            Kind::Partial if !self.policy.partials => {
-                (Code::Partial, "an interrupted download or conversion: add --partials to judge it".into())
+        let minimum_age = match kind {
+            Kind::Original | Kind::Swap | Kind::Ephemeral | Kind::Info | Kind::Partial => {
+                Some(self.policy.original_minimum_age)
             }
-            _ => return None,
+            Kind::Resized | Kind::Small => Some(self.policy.resized_minimum_age),
+            Kind::SetAside | Kind::Other => None,
         };
-        Some(Reason::plain(code, text))
+        let age = file.stat.map(|stat| stat.mtime.age_at(self.now));
+        let reasons = self.needs(name, file);
+        Judged { name, file, kind, age, minimum_age, verdict: Verdict::InUse, reasons }
     }
 
-    fn judge_unused(&self, judged: &mut Judged<'a>) {
+    /// The verdict on a file that has all reasons to be in use, and the reasons for any other verdict.
+    fn decide(&self, judged: &Judged<'a>) -> (Verdict, Vec<Reason<'a>>) {
+        let interrupted = "an interrupted download or conversion";
+        let ignored = match judged.kind {
+            Kind::Other => Some(Reason::new(Code::NotACacheFile, not_a_cache_file(judged.file))),
+            Kind::SetAside => Some(Reason::new(
+                Code::SetAside,
+                "set aside by a prune that was killed or is still running: if none is running, run prune again to put it back",
+            )),
+            Kind::Partial if !self.policy.partials => {
+                Some(Reason::new(Code::Partial, format!("{interrupted}: add --partials to judge it")))
+            }
+            _ => None,
+        };
+        if let Some(ignored) = ignored {
+            return (Verdict::Ignored, vec![ignored]);
+        }
+        if !judged.reasons.is_empty() {
+            return (Verdict::InUse, Vec::new());
+        }
         let age = judged.age.unwrap_or_default();
         let minimum_age = judged.minimum_age.unwrap_or(Duration::MAX);
         let (verdict, so) = if age < minimum_age {
@@ -303,41 +287,26 @@ impl<'a> Judge<'a, '_> {
         } else {
             (Verdict::Removable, "can be removed".into())
         };
-        judged.verdict = verdict;
         let text = format!("unused for {} (minimum {}): {so}", ForPeople(age), ForPeople(minimum_age));
-        judged.reasons.push(Reason::plain(Code::Unused, text));
+        let mut reasons = vec![Reason::new(Code::Unused, text)];
         if judged.kind == Kind::Partial {
-            judged.reasons.push(Reason::plain(Code::Partial, "an interrupted download or conversion".into()));
+            reasons.push(Reason::new(Code::Partial, interrupted));
         }
+        (verdict, reasons)
     }
 
     /// An `.info` file has the verdict of its file, where that is there.
-    fn judge_sidecars(&self, judged: &mut [Judged<'a>]) {
-        for index in 0..judged.len() {
-            let CacheName::Info { of } = CacheName::parse(judged[index].name) else { continue };
-            let Ok(owner) = judged.binary_search_by(|it| it.name.cmp(OsStr::new(of))) else { continue };
-            let (verdict, minimum_age) = (judged[owner].verdict, judged[owner].minimum_age);
-            let info = &mut judged[index];
-            let has_needs = info.verdict == Verdict::InUse;
-            if info.kind == Kind::Info
-                && !has_needs
-                && self.evidence.cache_file(OsStr::new(of)).is_some_and(|it| it.is_file)
-            {
-                info.verdict = verdict;
-                info.minimum_age = minimum_age;
+    fn judge_sidecars(&self, files: &mut [Judged<'a>]) {
+        for index in 0..files.len() {
+            let CacheName::Info { of } = CacheName::parse(files[index].name) else { continue };
+            let Ok(owner) = files.binary_search_by(|it| it.name.cmp(OsStr::new(of))) else { continue };
+            let Judged { file, verdict, minimum_age, .. } = files[owner];
+            let info = &mut files[index];
+            if info.kind == Kind::Info && info.verdict != Verdict::InUse && file.is_file {
                 let text = format!("belongs to {of}, which is {}", verdict.as_str());
-                info.reasons = vec![Reason::plain(Code::Sidecar, text)];
+                let reasons = vec![Reason::new(Code::Sidecar, text)];
+                *info = Judged { verdict, minimum_age, reasons, ..*info };
             }
-        }
-    }
-
-    fn minimum_age(&self, kind: Kind) -> Option<Duration> {
-        match kind {
-            Kind::Original | Kind::Swap | Kind::Ephemeral | Kind::Info | Kind::Partial => {
-                Some(self.policy.original_minimum_age)
-            }
-            Kind::Resized | Kind::Small => Some(self.policy.resized_minimum_age),
-            Kind::SetAside | Kind::Other => None,
         }
     }
 
@@ -350,23 +319,19 @@ impl<'a> Judge<'a, '_> {
         if matches!(kind, Kind::Original | Kind::Small)
             && let Some(image) = image
         {
-            reasons.extend(
-                image.by_code.iter().map(|(code, users)| self.users.image_use(*code, image.id, users)),
-            );
+            let uses = image.users.iter().enumerate();
+            reasons.extend(uses.filter_map(|(which, users)| self.users.image_use(image.id, which, users)));
         }
-        let by_name = self.names.by_name.get(name);
-        reasons.extend(by_name.into_iter().flat_map(|it| it.reasons(self.users)));
-        if let Ok(stat) = &file.stat
-            && by_name.is_none_or(|it| it.is_empty())
-            && let Some(named) = self.names.by_identity.get(&stat.identity)
-        {
-            reasons.push(named.same_file(self.users));
+        if let Some(named) = self.names.by_name.get(name) {
+            reasons.extend(named.reasons(self.users));
+        } else if let Some((_, named)) = file.stat.and_then(|it| self.names.by_identity.get(&it.identity)) {
+            reasons.extend(named.same_file(self.users));
         }
         if file.is_open_in_qemu && !matches!(kind, Kind::Other | Kind::SetAside) {
-            reasons.push(Reason::plain(Code::OpenInQemu, "a running QEMU has it open".into()));
+            reasons.push(Reason::new(Code::OpenInQemu, "a running QEMU has it open"));
         }
         if self.keep.contains(name) && kind != Kind::Other {
-            reasons.push(Reason::plain(Code::KeptOnRequest, "kept on request (--keep)".into()));
+            reasons.push(Reason::new(Code::KeptOnRequest, "kept on request (--keep)"));
         }
         if kind == Kind::Resized
             && let Some(image) = image
@@ -374,31 +339,23 @@ impl<'a> Judge<'a, '_> {
         {
             reasons.push(self.resized_copy_kept(image));
         }
-        match cache_name {
-            CacheName::Swap { mebibytes } if kind == Kind::Swap => {
-                let users =
-                    self.users.ids_where(|it| it.instance.swap_mb().any(|size| is_size(mebibytes, size)));
-                reasons.extend(size_use(Code::SwapInUse, mebibytes, users));
-            }
-            CacheName::Ephemeral { gibibytes } if kind == Kind::Ephemeral => {
-                let users = self
-                    .users
-                    .ids_where(|it| it.instance.ephemeral_gb().any(|size| is_size(gibibytes, size)));
-                reasons.extend(size_use(Code::EphemeralInUse, gibibytes, users));
-            }
-            _ => {}
+        if matches!(kind, Kind::Swap | Kind::Ephemeral)
+            && let Some(size) = shared_size(cache_name)
+            && let Some(users) = self.users.sizes.get(&size)
+        {
+            reasons.extend(self.users.size_use(size, users));
         }
         reasons
     }
 
     fn resized_copy_kept(&self, image: &ImageUse<'a>) -> Reason<'a> {
-        let instances = self.users.ids(image.by_code.values().flatten().copied());
+        let instances = self.users.ids(image.users.iter().flatten());
         let text = format!(
             "image {} is used by {}, and their disks do not show which resized copies are needed",
             image.id,
             several("instance", &instances)
         );
-        Reason { code: Code::ResizedCopyKept, text, images: vec![image.id], instances, disks: Vec::new() }
+        Reason { images: vec![image.id], instances, ..Reason::new(Code::ResizedCopyKept, text) }
     }
 
     /// Whether every instance that was started from an image has a `disk` that could be read, and one of these is
@@ -409,18 +366,17 @@ impl<'a> Judge<'a, '_> {
                 let name = CacheName::parse(name);
                 name.kind() == Kind::Resized && name.fingerprint() == fingerprint
             };
+            let [started_from_it, ..] = &image.users;
             let mut any_backed_by_copy = false;
-            for index in image.by_code.get(&Code::ImageInUse).into_iter().flatten() {
-                let mut has_disk = false;
-                for disk in self.users.counted[*index].directories.iter().flat_map(|it| &it.disks) {
-                    if base_name(&disk.path) == Some(OsStr::new("disk")) && disk.problem.is_none() {
-                        has_disk = true;
-                        any_backed_by_copy |= self.names_of(disk).any(is_copy);
-                    }
-                }
-                if !has_disk {
+            for index in started_from_it {
+                let disks = self.users.counted[*index].directories.iter().flat_map(|it| &it.disks);
+                let is_shown =
+                    |it: &&Disk| it.problem.is_none() && base_name(&it.path) == Some(OsStr::new("disk"));
+                let mut disks = disks.filter(is_shown).peekable();
+                if disks.peek().is_none() {
                     return false;
                 }
+                any_backed_by_copy = any_backed_by_copy || disks.any(|it| self.names_of(it).any(is_copy));
             }
             any_backed_by_copy
         })
@@ -429,73 +385,23 @@ impl<'a> Judge<'a, '_> {
     /// The base names of what a disk stands on directly, and the names that the cache has for the same files.
     fn names_of(&self, disk: &'a Disk) -> impl Iterator<Item = &'a OsStr> {
         disk.references.iter().flat_map(|reference| {
-            let identity = self.evidence.references.get(reference).and_then(|it| it.identity());
-            let in_cache = identity.and_then(|it| self.names.cache_names.get(&it));
-            base_name(reference).into_iter().chain(in_cache.into_iter().flatten().copied())
+            let identity = self.evidence.references.get(reference).and_then(|it| it.identity);
+            let in_cache = identity.and_then(|it| self.names.by_identity.get(&it));
+            base_name(reference).into_iter().chain(in_cache.into_iter().flat_map(|(names, _)| names).copied())
         })
     }
 }
 
 impl Reason<'_> {
-    fn plain(code: Code, text: String) -> Self {
-        Self { code, text, images: Vec::new(), instances: Vec::new(), disks: Vec::new() }
+    fn new(code: Code, text: impl Into<String>) -> Self {
+        Self { code, text: text.into(), images: Vec::new(), instances: Vec::new(), disks: Vec::new() }
     }
-}
-
-impl<'a> Named<'a> {
-    fn reasons(&self, users: &Users<'a>) -> impl Iterator<Item = Reason<'a>> {
-        let listed = (Code::BackingFile, &self.disks, "", users.ids(self.instances.iter().copied()));
-        let where_ = match self.unlisted_disks.len() {
-            1 => ", in a directory of no instance in the inventory",
-            _ => ", in directories of no instance in the inventory",
-        };
-        let unlisted = (Code::BackingFileUnlisted, &self.unlisted_disks, where_, Vec::new());
-        [listed, unlisted].into_iter().filter(|(_, disks, ..)| !disks.is_empty()).map(
-            |(code, disks, where_, instances)| {
-                let disks = sorted(disks);
-                let text = format!("backing file of {}{where_}", several_disks(&disks));
-                Reason { code, text, images: Vec::new(), instances, disks }
-            },
-        )
-    }
-
-    fn same_file(&self, users: &Users<'a>) -> Reason<'a> {
-        let disks = sorted(self.disks.iter().chain(&self.unlisted_disks));
-        Reason {
-            code: Code::SameFile,
-            text: format!("used under another name by {}", several_disks(&disks)),
-            images: Vec::new(),
-            instances: users.ids(self.instances.iter().copied()),
-            disks,
-        }
-    }
-}
-
-fn sorted<'a, 'b>(disks: impl IntoIterator<Item = &'b &'a Path>) -> Vec<&'a Path>
-where
-    'a: 'b,
-{
-    let mut disks: Vec<&Path> = disks.into_iter().copied().collect();
-    disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    disks.dedup_by_key(|it| it.as_os_str());
-    disks
-}
-
-fn size_use<'a>(code: Code, size: &str, instances: Vec<&'a str>) -> Option<Reason<'a>> {
-    (!instances.is_empty()).then(|| {
-        let what = match code {
-            Code::SwapInUse => format!("swap of {size} MiB"),
-            _ => format!("an ephemeral disk of {size} GiB"),
-        };
-        let text = format!("{what} for {}", several("instance", &instances));
-        Reason { code, text, images: Vec::new(), instances, disks: Vec::new() }
-    })
 }
 
 fn not_a_cache_file(file: &CacheFile) -> String {
-    match (&file.stat, &file.problem) {
-        (Err(error), _) => format!("cannot be examined: {error}: never touched"),
-        (Ok(_), Some(problem)) if file.link.is_some() && !file.is_file => {
+    match &file.problem {
+        Some(error) if file.stat.is_none() => format!("cannot be examined: {error}: never touched"),
+        Some(problem) if file.link.is_some() && !file.is_file => {
             format!("a link that cannot be followed ({problem}): never touched")
         }
         _ if !file.is_file => "a directory or special file: never touched".into(),
@@ -508,31 +414,27 @@ fn unlisted_directories<'a>(
     users: &Users<'a>,
     files: &[Judged<'a>],
 ) -> Vec<UnlistedDirectory<'a>> {
-    let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
-    for Place { path, directory, role, .. } in &users.places {
-        if *role != Role::Unlisted || directory.is_cache {
-            continue;
+    let mut keeps: BTreeMap<&OsStr, BTreeSet<&OsStr>> = BTreeMap::new();
+    for Judged { name, reasons, .. } in files {
+        let reasons =
+            reasons.iter().filter(|it| matches!(it.code, Code::BackingFileUnlisted | Code::SameFile));
+        let root = &evidence.layout.instances_path;
+        for below in reasons.flat_map(|it| &it.disks).filter_map(|it| it.strip_prefix(root).ok()) {
+            keeps.entry(Evidence::top_name(below.as_os_str())).or_default().insert(name);
         }
+    }
+    let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
+    let directories =
+        evidence.directories.iter().filter(|(path, it)| !it.is_cache && users.is_unlisted(path));
+    for (path, directory) in directories {
         let name = Evidence::top_name(path);
         let entry = unlisted.entry(name).or_insert_with(|| UnlistedDirectory {
             name,
             disk_bytes: 0,
             mtime: directory.mtime,
-            keeps: BTreeSet::new(),
+            keeps: keeps.remove(name).unwrap_or_default(),
         });
         entry.disk_bytes += directory.disks.iter().map(|it| it.disk_bytes).sum::<u64>();
-    }
-    let codes = [Code::BackingFileUnlisted, Code::SameFile];
-    for judged in files {
-        for reason in judged.reasons.iter().filter(|it| codes.contains(&it.code)) {
-            for below in
-                reason.disks.iter().filter_map(|it| it.strip_prefix(&evidence.layout.instances_path).ok())
-            {
-                if let Some(directory) = unlisted.get_mut(Evidence::top_name(below.as_os_str())) {
-                    directory.keeps.insert(judged.name);
-                }
-            }
-        }
     }
     unlisted.into_values().collect()
 }
@@ -543,10 +445,6 @@ fn several(what: &str, items: &[impl std::fmt::Display]) -> String {
         [item] => format!("{what} {item}"),
         _ => format!("{}: {}", count(items.len(), what), shown(items)),
     }
-}
-
-fn several_disks(disks: &[&Path]) -> String {
-    several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

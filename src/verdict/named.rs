@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::users::{Role, Users};
-use super::{Policy, Unreadable};
-use crate::evidence::{Disk, Evidence, Identity, Target, base_name};
+use super::users::Users;
+use super::{Code, Policy, Reason, Unreadable, several};
+use crate::evidence::{Disk, Evidence, Identity, base_name};
 use crate::inventory::{DomainDisk, Inventory};
 
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs the instance, or, if it is a raw disk, list \
@@ -14,31 +14,26 @@ const REPAIR: &str = "repair it, or remove it and its directory if nobody needs 
 const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
+const LATER: &str = "run this again when fewer instances are being moved";
 
 /// Who names a file.
 #[derive(Default)]
 pub struct Named<'a> {
-    pub disks: Vec<&'a Path>,
-    pub unlisted_disks: Vec<&'a Path>,
+    disks: Vec<&'a Path>,
+    unlisted_disks: Vec<&'a Path>,
     /// Indices of the counted instances in whose directories those disks lie.
-    pub instances: Vec<usize>,
+    instances: Vec<usize>,
     /// Whether it was named as a file of this cache directory, or of one of that name that cannot be read.
     pub is_of_cache: bool,
 }
 
-impl Named<'_> {
-    pub fn is_empty(&self) -> bool {
-        self.disks.is_empty() && self.unlisted_disks.is_empty()
-    }
-}
-
 pub struct Names<'a> {
+    evidence: &'a Evidence,
     pub by_name: HashMap<&'a OsStr, Named<'a>>,
-    /// Of cache files only.
-    pub by_identity: HashMap<Identity, Named<'a>>,
-    /// The names that the cache has for each of its files.
-    pub cache_names: HashMap<Identity, Vec<&'a OsStr>>,
-    unreadable: Vec<Unreadable>,
+    /// The files of the cache: the names that each has there, and who leads to it.
+    pub by_identity: HashMap<Identity, (Vec<&'a OsStr>, Named<'a>)>,
+    /// Everything that could not be read, sorted.
+    pub unreadable: Vec<Unreadable>,
 }
 
 /// A disk that names files, and whose it is.
@@ -58,138 +53,100 @@ impl<'a> Names<'a> {
         users: &Users<'a>,
         policy: &Policy,
     ) -> Self {
-        let mut names = Self {
-            by_name: HashMap::new(),
-            by_identity: HashMap::new(),
-            cache_names: HashMap::new(),
-            unreadable: Vec::new(),
-        };
+        let (by_name, by_identity) = (HashMap::new(), HashMap::new());
+        let mut names = Self { evidence, by_name, by_identity, unreadable: Vec::new() };
         for (name, file) in evidence.cache_files() {
-            if let Ok(stat) = &file.stat {
-                names.cache_names.entry(stat.identity).or_default().push(name);
+            if let Some(stat) = file.stat {
+                names.by_identity.entry(stat.identity).or_default().0.push(name);
             }
         }
-        names.of_places(evidence, users, policy);
+        names.of_directories(users, policy);
         for disk in inventory.iter().flat_map(|it| &it.domain_disks) {
-            names.of_domain(evidence, disk);
+            names.of_domain(disk);
         }
         for (_, file) in evidence.cache_files() {
             // nova refuses images with a backing file, so one that has it is reported, and what it names is kept; but
             // whatever is wrong with it cannot hide a disk.
             let by = By { disk: &file.path, is_unlisted: false, owners: &[], blocks: false };
-            names.follow(evidence, &file.references, by);
+            names.follow(&file.references, by);
+            names.note(&file.path, file.problem.as_deref(), false, REPAIR);
         }
+        if !evidence.has_settled {
+            let error = format!("directories kept changing while they were read {} times", evidence.rounds);
+            names.note(&evidence.layout.instances_path, Some(&error), true, LATER);
+        }
+        // As texts, as a program would sort them: paths compare part by part, and give "a/x" before "a-1/x".
+        names.unreadable.sort_by(|a, b| {
+            (a.path.as_os_str(), &a.error, !a.blocks).cmp(&(b.path.as_os_str(), &b.error, !b.blocks))
+        });
+        names.unreadable.dedup_by(|later, first| (&later.path, &later.error) == (&first.path, &first.error));
         names
     }
 
-    /// Everything that could not be read, sorted.
-    pub fn unreadable(&self, evidence: &Evidence) -> Vec<Unreadable> {
-        let mut unreadable = self.unreadable.clone();
-        if let Some(why) = &evidence.never_settled {
-            unreadable.push(Unreadable {
-                path: evidence.layout.instances_path.clone(),
-                error: why.clone(),
-                blocks: true,
-                advice: "run this again when fewer instances are being moved",
-            });
-        }
-        for (_, file) in evidence.cache_files() {
-            if let Some(problem) = &file.problem {
-                unreadable.push(Unreadable {
-                    path: file.path.clone(),
-                    error: problem.clone(),
-                    blocks: false,
-                    advice: REPAIR,
-                });
+    fn of_directories(&mut self, users: &Users<'a>, policy: &Policy) {
+        for (path, directory) in &self.evidence.directories {
+            let is_unlisted = users.is_unlisted(path);
+            let counts = !(is_unlisted && policy.ignore_unlisted);
+            // mkfs makes it, only root can read it, and nova never looks into it.
+            if path != "lost+found" && directory.problem.is_some() {
+                let path = self.evidence.layout.instances_path.join(path);
+                self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }
-        }
-        // As texts, as a program would sort them: paths compare part by part, and give "a/x" before "a-1/x".
-        unreadable.sort_by(|a, b| {
-            (a.path.as_os_str(), &a.error, !a.blocks).cmp(&(b.path.as_os_str(), &b.error, !b.blocks))
-        });
-        unreadable.dedup_by(|later, first| (&later.path, &later.error) == (&first.path, &first.error));
-        unreadable
-    }
-
-    fn of_places(&mut self, evidence: &'a Evidence, users: &Users<'a>, policy: &Policy) {
-        for place in &users.places {
-            let (path, directory, role) = (place.path, place.directory, place.role);
-            let is_left_out = role == Role::Unlisted && policy.ignore_unlisted;
-            if let Some(problem) = &directory.problem
-                // mkfs makes it, only root can read it, and nova never looks into it.
-                && path != "lost+found"
-            {
-                let full_path = evidence.layout.instances_path.join(path);
-                self.note(&full_path, problem, !is_left_out, READABLE);
-            }
-            let owners = users.owners(place);
+            let owners = users.owners(path);
             for disk in &directory.disks {
-                if let Some(problem) = &disk.problem {
-                    let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
-                    self.note(&disk.path, problem, !is_left_out && !disk.is_raw, advice);
-                }
-                if !is_left_out {
-                    let by =
-                        By { disk: &disk.path, is_unlisted: role == Role::Unlisted, owners, blocks: true };
-                    self.name_identity(disk.identity, by);
-                    self.of_disk(evidence, disk, by);
+                let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
+                self.note(&disk.path, disk.problem.as_deref(), counts && !disk.is_raw, advice);
+                if counts {
+                    self.of_disk(disk, By { disk: &disk.path, is_unlisted, owners, blocks: true });
                 }
             }
         }
     }
 
-    fn of_disk(&mut self, evidence: &'a Evidence, disk: &'a Disk, by: By<'a, '_>) {
-        if disk.is_raw {
-            // What it seems to name is kept, but not followed: its content is the guest's.
-            disk.references.iter().for_each(|it| self.name(evidence, it, by));
-        } else {
-            self.follow(evidence, &disk.references, by);
-        }
-    }
-
-    fn of_domain(&mut self, evidence: &'a Evidence, domain_disk: &'a DomainDisk) {
-        let DomainDisk { path, is_volume, domain } = domain_disk;
+    fn of_domain(&mut self, DomainDisk { path, is_volume, domain }: &'a DomainDisk) {
         let by = By { disk: path, is_unlisted: false, owners: &[], blocks: true };
         // It may be a cache file itself.
-        self.name(evidence, path, by);
-        match evidence.references.get(path) {
-            Some(Target::Disk(disk)) => {
-                if let Some(problem) = &disk.problem {
-                    self.note(path, problem, !is_volume && !disk.is_raw, UNDEFINE);
-                }
-                self.name_identity(disk.identity, by);
-                self.of_disk(evidence, disk, by);
-            }
-            Some(target @ Target::Missing { .. }) => {
-                let error = format!("domain {domain} has it as a disk, and it does not exist");
-                self.note(path, &error, !is_volume && !is_known_to_be_gone(evidence, path), UNDEFINE);
-                self.follow(evidence, target.references(), by);
-            }
-            Some(Target::NotADisk) | None => {}
+        self.name(path, by);
+        let Some(disk) = self.evidence.references.get(path) else { return };
+        self.note(path, disk.problem.as_deref(), !is_volume && !disk.is_raw, UNDEFINE);
+        if disk.is_missing {
+            let error = format!("domain {domain} has it as a disk, and it does not exist");
+            let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
+            self.note(path, Some(&error), blocks, UNDEFINE);
+        }
+        self.of_disk(disk, by);
+    }
+
+    fn of_disk(&mut self, disk: &'a Disk, by: By<'a, '_>) {
+        self.name_identity(disk.identity, by);
+        if disk.is_raw {
+            // What it seems to name is kept, but not followed: its content is the guest's.
+            disk.references.iter().for_each(|it| self.name(it, by));
+        } else {
+            self.follow(&disk.references, by);
         }
     }
 
     /// Names these files, and those that stand behind them.
-    fn follow(&mut self, evidence: &'a Evidence, references: &'a [std::path::PathBuf], by: By<'a, '_>) {
+    fn follow(&mut self, references: &'a [PathBuf], by: By<'a, '_>) {
         let mut seen: HashSet<&Path> = HashSet::new();
         let mut next = Vec::new();
         let mut step = Some((references, by.disk));
         while let Some((references, named_in)) = step {
             for reference in references {
-                self.name(evidence, reference, by);
+                self.name(reference, by);
                 if !std::ptr::eq(named_in, by.disk) {
-                    self.name(evidence, reference, By { disk: named_in, ..by });
+                    self.name(reference, By { disk: named_in, ..by });
                 }
-                if let Some(target) = evidence.references.get(reference)
+                if let Some(disk) = self.evidence.references.get(reference)
                     && seen.insert(reference)
                 {
-                    self.name_identity(target.identity(), by);
+                    self.name_identity(disk.identity, by);
                     if by.blocks {
-                        self.check_target(evidence, reference, target);
+                        self.check_backing_file(reference, disk);
                     }
-                    let is_raw = matches!(target, Target::Disk(Disk { is_raw: true, .. }));
-                    if !is_raw {
-                        next.push((target.references(), reference.as_path()));
+                    if !disk.is_raw {
+                        next.push((&disk.references[..], reference.as_path()));
                     }
                 }
             }
@@ -197,56 +154,85 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn name(&mut self, evidence: &'a Evidence, reference: &'a Path, by: By<'a, '_>) {
+    fn name(&mut self, reference: &'a Path, by: By<'a, '_>) {
         let Some(base_name) = base_name(reference) else { return };
         let named = self.by_name.entry(base_name).or_default();
+        let is_readable = |it: &Disk| it.identity.is_some() && it.problem.is_none();
         // Asked until it is so, for a file may be named by every disk.
         named.is_of_cache = named.is_of_cache
-            || is_named_as_cache(evidence, reference)
-                && !matches!(
-                    evidence.references.get(reference),
-                    Some(Target::Disk(Disk { problem: None, .. }))
-                );
-        add(named, by);
+            || is_named_as_cache(self.evidence, reference)
+                && !self.evidence.references.get(reference).is_some_and(is_readable);
+        named.add(by);
     }
 
     fn name_identity(&mut self, identity: Option<Identity>, by: By<'a, '_>) {
-        if let Some(identity) = identity
-            && self.cache_names.contains_key(&identity)
-        {
-            add(self.by_identity.entry(identity).or_default(), by);
+        if let Some((_, named)) = identity.and_then(|it| self.by_identity.get_mut(&it)) {
+            named.add(by);
         }
     }
 
     /// Notes a file that a disk stands on and that cannot be read, unless that cannot hide the name of a cache file.
-    fn check_target(&mut self, evidence: &Evidence, path: &Path, target: &Target) {
+    fn check_backing_file(&mut self, path: &Path, disk: &Disk) {
         // In a cache directory that has moved: its base name is what counts.
-        if is_named_as_cache(evidence, path) {
+        if is_named_as_cache(self.evidence, path) {
             return;
         }
-        match target {
-            Target::Disk(Disk { problem: Some(problem), is_raw: false, .. }) => {
-                self.note(path, problem, true, REPAIR);
-            }
-            // In the instances path nothing hides behind it: that instance is broken.
-            Target::Missing { .. } if evidence.below_instances_path(path).is_none() => {
-                self.note(path, "a disk has it as its backing file, and it does not exist", true, MOUNT);
-            }
-            _ => {}
+        if !disk.is_raw {
+            self.note(path, disk.problem.as_deref(), true, REPAIR);
+        }
+        // In the instances path nothing hides behind it: that instance is broken.
+        if disk.is_missing && self.evidence.below_instances_path(path).is_none() {
+            let error = "a disk has it as its backing file, and it does not exist";
+            self.note(path, Some(error), true, MOUNT);
         }
     }
 
-    fn note(&mut self, path: &Path, error: &str, blocks: bool, advice: &'static str) {
-        self.unreadable.push(Unreadable { path: path.to_owned(), error: error.to_owned(), blocks, advice });
+    fn note(&mut self, path: &Path, error: Option<&str>, blocks: bool, advice: &'static str) {
+        self.unreadable.extend(error.map(|error| Unreadable {
+            path: path.to_owned(),
+            error: error.to_owned(),
+            blocks,
+            advice,
+        }));
     }
 }
 
-fn add<'a>(named: &mut Named<'a>, by: By<'a, '_>) {
-    named.instances.extend(by.owners);
-    let disks = if by.is_unlisted { &mut named.unlisted_disks } else { &mut named.disks };
-    if disks.last().map(|it| it.as_os_str()) != Some(by.disk.as_os_str()) {
-        disks.push(by.disk);
+impl<'a> Named<'a> {
+    fn add(&mut self, by: By<'a, '_>) {
+        self.instances.extend(by.owners);
+        let disks = if by.is_unlisted { &mut self.unlisted_disks } else { &mut self.disks };
+        if disks.last().map(|it| it.as_os_str()) != Some(by.disk.as_os_str()) {
+            disks.push(by.disk);
+        }
     }
+
+    /// That disks name it.
+    pub fn reasons(&self, users: &Users<'a>) -> impl Iterator<Item = Reason<'a>> {
+        let instances = users.ids(&self.instances);
+        let listed = named_by(Code::BackingFile, self.disks.clone(), instances);
+        let unlisted = named_by(Code::BackingFileUnlisted, self.unlisted_disks.clone(), Vec::new());
+        listed.into_iter().chain(unlisted)
+    }
+
+    /// That disks lead to it by another name; `None` where none does.
+    pub fn same_file(&self, users: &Users<'a>) -> Option<Reason<'a>> {
+        let disks = [&self.disks[..], &self.unlisted_disks].concat();
+        named_by(Code::SameFile, disks, users.ids(&self.instances))
+    }
+}
+
+fn named_by<'a>(code: Code, mut disks: Vec<&'a Path>, instances: Vec<&'a str>) -> Option<Reason<'a>> {
+    disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    disks.dedup_by_key(|it| it.as_os_str());
+    let by = several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>());
+    let text = match (code, disks.len()) {
+        (_, 0) => return None,
+        (Code::SameFile, _) => format!("used under another name by {by}"),
+        (Code::BackingFile, _) => format!("backing file of {by}"),
+        (_, 1) => format!("backing file of {by}, in a directory of no instance in the inventory"),
+        _ => format!("backing file of {by}, in directories of no instance in the inventory"),
+    };
+    Some(Reason { instances, disks, ..Reason::new(code, text) })
 }
 
 /// Whether a file lies in a directory of the cache directory's name.
@@ -259,10 +245,10 @@ fn is_named_as_cache(evidence: &Evidence, file: &Path) -> bool {
 fn is_known_to_be_gone(evidence: &Evidence, path: &Path) -> bool {
     let Some(below) = evidence.below_instances_path(path) else { return false };
     let Some((parent, name)) = below.parent().zip(below.file_name()) else { return false };
-    let listed = |directory: &OsStr| evidence.directories.get(directory).filter(|it| it.problem.is_none());
     if parent.as_os_str() == evidence.layout.subdirectory_name {
         return evidence.cache.is_some();
     }
+    let listed = |directory: &OsStr| evidence.directories.get(directory).filter(|it| it.problem.is_none());
     let mut resized = OsString::from(parent);
     resized.push("_resize");
     listed(parent.as_os_str()).is_some()

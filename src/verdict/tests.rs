@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::evidence::{Cache, Directory, Stat, Target};
+use crate::evidence::{Cache, Directory, Stat};
 use crate::inventory::{Row, Source};
 use crate::layout::Layout;
 
@@ -16,18 +16,15 @@ pub(crate) const NOW: Timestamp = Timestamp::from_unix(1_000_000, 0);
 pub(crate) fn evidence(files: &[(&str, i64)]) -> Evidence {
     let file = |ino: usize, age: i64| CacheFile {
         path: PathBuf::new(),
-        stat: Ok(Stat {
+        stat: Some(Stat {
             identity: Identity { dev: 1, ino: ino as u64 },
             size_bytes: 1,
             disk_bytes: 512,
             mtime: Timestamp::from_unix(1_000_000 - age, 0),
             links: 1,
         }),
-        link: None,
         is_file: true,
-        is_open_in_qemu: false,
-        references: Vec::new(),
-        problem: None,
+        ..CacheFile::default()
     };
     let files = files.iter().enumerate().map(|(ino, (name, age))| (OsString::from(name), file(ino, *age)));
     Evidence {
@@ -37,7 +34,7 @@ pub(crate) fn evidence(files: &[(&str, i64)]) -> Evidence {
         references: BTreeMap::new(),
         compute_nodes: Ok(BTreeSet::from(["here".into(), "there".into()])),
         cache_is_shared_apart: false,
-        never_settled: None,
+        has_settled: true,
         rounds: 1,
     }
 }
@@ -46,10 +43,8 @@ pub(crate) fn disk(path: &str, names: &[&str]) -> Disk {
     Disk {
         path: path.into(),
         identity: Some(Identity { dev: 2, ino: 1 }),
-        disk_bytes: 0,
         references: names.iter().map(Into::into).collect(),
-        problem: None,
-        is_raw: false,
+        ..Disk::default()
     }
 }
 
@@ -59,7 +54,11 @@ fn broken(path: &str) -> Disk {
 
 /// What a name leads to.
 fn leads(evidence: &mut Evidence, disk: Disk) {
-    evidence.references.insert(disk.path.clone(), Target::Disk(disk));
+    evidence.references.insert(disk.path.clone(), disk);
+}
+
+fn missing(path: &str, link: &[&str]) -> Disk {
+    Disk { identity: None, is_missing: true, ..disk(path, link) }
 }
 
 pub(crate) fn add(evidence: &mut Evidence, directory: &str, disks: Vec<Disk>) {
@@ -317,9 +316,9 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         ("a raw disk", true, |it| add(it, "u", vec![Disk { is_raw: true, ..broken("/i/u/disk") }])),
         ("a backing file elsewhere that is missing", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
-            it.references.insert("/x/y".into(), Target::Missing { link: None });
+            leads(it, missing("/x/y", &[]));
         }),
-        ("a listing that never settled", false, |it| it.never_settled = Some("moving".into())),
+        ("a listing that never settled", false, |it| it.has_settled = false),
         ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
     ];
     for (what, complete, change) in cases {
@@ -355,13 +354,18 @@ fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
 
 #[test]
 fn swap_and_ephemeral_files_are_kept_by_size() {
-    let evidence =
-        evidence(&[("ephemeral_5_abcdefg", 99 * HOUR), ("swap_5", 99 * HOUR), ("swap_6", 99 * HOUR)]);
+    let evidence = evidence(&[
+        ("ephemeral_5_abcdefg", 99 * HOUR),
+        ("swap_05", 99 * HOUR),
+        ("swap_5", 99 * HOUR),
+        ("swap_6", 99 * HOUR),
+    ]);
     let uses = Row { swap_mb: Some(5), ephemeral_gb: Some(5), ..row("u", "there", "") };
     assert_eq!(
         verdicts(&evidence, Some(&inventory(&[uses])), &policy()),
         [
             "ephemeral_5_abcdefg: in_use EphemeralInUse",
+            "swap_05: in_use SwapInUse",
             "swap_5: in_use SwapInUse",
             "swap_6: removable Unused"
         ]
@@ -409,8 +413,7 @@ fn a_file_is_in_use_by_every_name_that_leads_to_it() {
         }),
         ("a backing name that is a link to its name", "in_use BackingFileUnlisted", |it, _| {
             add(it, "u", vec![disk("/i/u/disk", &["/i/alias"])]);
-            let link = Some(format!("/i/_base/{A}").into());
-            it.references.insert("/i/alias".into(), Target::Missing { link });
+            leads(it, missing("/i/alias", &[&format!("/i/_base/{A}")]));
         }),
     ];
     for (what, expected, change) in cases {
@@ -424,7 +427,7 @@ fn a_file_is_in_use_by_every_name_that_leads_to_it() {
 fn what_is_in_use_by_one_name_in_the_cache_is_in_use_by_all() {
     let mut evidence = evidence(&[(A, 99 * HOUR), ("swap_5", 99 * HOUR)]);
     let files = &mut evidence.cache.as_mut().unwrap().files;
-    let target = files[OsStr::new("swap_5")].stat.clone();
+    let target = files[OsStr::new("swap_5")].stat;
     files.get_mut(OsStr::new(A)).unwrap().stat = target;
     let rows = [row("u", "here", "a")];
     assert_eq!(
@@ -448,7 +451,7 @@ fn a_disk_of_a_domain_that_is_missing_blocks_unless_it_is_known_to_be_gone() {
         for directory in directories {
             add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
         }
-        evidence.references.insert(path.into(), Target::Missing { link: None });
+        leads(&mut evidence, missing(path, &[]));
         let domain_disks =
             vec![crate::inventory::DomainDisk { path: path.into(), is_volume, domain: "d".into() }];
         let inventory = Inventory { domain_disks, ..Inventory::default() };

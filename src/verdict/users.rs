@@ -1,46 +1,27 @@
-//! Who uses what: the instances that count for this cache, their directories and their images.
+//! Who uses what: the instances that count for this cache, their directories, and the files that they share.
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::{Code, Policy, Reason, several};
-use crate::cache_name::cache_file_name;
+use crate::cache_name::{CacheName, cache_file_name};
 use crate::evidence::{Directory, Evidence};
-use crate::inventory::{Instance, Inventory};
-
-/// Whose a directory is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// That of a counted instance; of anybody, where there is no inventory.
-    Listed,
-    /// Of none: orphaned, evacuated, soft-deleted.
-    Unlisted,
-    /// Not an instance's at all: the instances path itself, another host's cache.
-    Neither,
-}
+use crate::inventory::{Instance, Inventory, Row};
 
 pub struct Users<'a> {
-    subdirectory_name: &'a OsStr,
+    evidence: &'a Evidence,
     has_inventory: bool,
     pub counted: Vec<Counted<'a>>,
-    /// Every directory, by its path.
-    pub places: Vec<Place<'a>>,
-    places_by_path: HashMap<&'a OsStr, usize>,
+    /// Every directory and the instances that have it, as indices into `counted`.
+    by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)>,
     /// Used images by the fingerprint of their id.
     pub images: BTreeMap<String, ImageUse<'a>>,
-}
-
-/// A directory and whose it is.
-pub struct Place<'a> {
-    /// Below the instances path.
-    pub path: &'a OsStr,
-    pub directory: &'a Directory,
-    pub role: Role,
-    /// The instances that have it by its own name, as indices into `counted`.
-    owners: Vec<usize>,
+    /// The instances that have swap or an ephemeral disk of a size, as indices into `counted`.
+    pub sizes: BTreeMap<(Code, u64), Vec<usize>>,
 }
 
 pub struct Counted<'a> {
@@ -53,11 +34,20 @@ pub struct Counted<'a> {
     pub directories: Vec<&'a Directory>,
 }
 
+type ImageField = fn(&Row) -> &Option<Box<str>>;
+
+/// How an instance uses an image: the code, the field that has the image's id, and in words.
+pub const IMAGE_USES: [(Code, ImageField, &str); 3] = [
+    (Code::ImageInUse, |row| &row.image_ref, "the image"),
+    (Code::KernelInUse, |row| &row.kernel_id, "the kernel"),
+    (Code::RamdiskInUse, |row| &row.ramdisk_id, "the ramdisk"),
+];
+
 #[derive(Default)]
 pub struct ImageUse<'a> {
     pub id: &'a str,
-    /// Indices into the counted instances, for each way to use an image.
-    pub by_code: BTreeMap<Code, Vec<usize>>,
+    /// Indices into the counted instances, for each of `IMAGE_USES`.
+    pub users: [Vec<usize>; IMAGE_USES.len()],
     /// See `Judge::disks_show_copies`: asked for each copy, and there may be many.
     pub disks_show_copies: OnceCell<bool>,
 }
@@ -74,41 +64,33 @@ pub fn is_same_host(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b) || short(a).eq_ignore_ascii_case(short(b))
 }
 
-impl<'a> Place<'a> {
-    fn new(path: &'a OsStr, directory: &'a Directory) -> Self {
-        Self { path, directory, role: Role::Neither, owners: Vec::new() }
-    }
-}
-
 impl<'a> Users<'a> {
     pub fn count(evidence: &'a Evidence, inventory: Option<&'a Inventory>, policy: &Policy) -> Self {
-        let mut users = Self {
-            subdirectory_name: &evidence.layout.subdirectory_name,
-            has_inventory: inventory.is_some(),
-            counted: Vec::new(),
-            places: evidence.directories.iter().map(|(path, it)| Place::new(path, it)).collect(),
-            places_by_path: evidence.directories.keys().zip(0..).map(|(path, at)| (&**path, at)).collect(),
-            images: BTreeMap::new(),
-        };
-        let resized = evidence.directories.keys().filter_map(|it| it.as_bytes().strip_suffix(RESIZED));
-        let resized: HashSet<&[u8]> = resized.collect();
+        let directories = evidence.directories.iter();
+        let mut by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)> =
+            directories.map(|(path, it)| (path.as_os_str(), (it, Vec::new()))).collect();
+        let resized = |path: &'a OsString| Some((path.as_bytes().strip_suffix(RESIZED)?, path.as_os_str()));
+        let resized: HashMap<&[u8], &OsStr> = evidence.directories.keys().filter_map(resized).collect();
         let instances = || inventory.iter().flat_map(|it| &it.instances);
         let any_names_a_host = instances().any(|it| it.hosts().next().is_some());
+        let mut counted: Vec<Counted<'a>> = Vec::new();
         for instance in instances() {
-            let index = users.counted.len();
+            let index = counted.len();
             let mut directories = Vec::new();
-            each_listed_name(instance, &resized, |name| {
-                if let Some(at) = users.places_by_path.get(name)
-                    && let place = &mut users.places[*at]
-                    && place.owners.last() != Some(&index)
-                {
-                    place.owners.push(index);
-                    directories.push(place.directory);
+            for name in instance.directory_names().flat_map(spellings) {
+                let in_resize = resized.get(name.as_bytes()).copied();
+                for path in std::iter::once(OsStr::new(&*name)).chain(in_resize) {
+                    if let Some((directory, owners)) = by_path.get_mut(path)
+                        && owners.last() != Some(&index)
+                    {
+                        owners.push(index);
+                        directories.push(*directory);
+                    }
                 }
-            });
+            }
             let is_here = instance.hosts().any(|it| is_same_host(it, &policy.host));
             if !directories.is_empty() || counts_without_directory(instance, is_here, evidence) {
-                users.counted.push(Counted {
+                counted.push(Counted {
                     instance,
                     id: instance.id(),
                     is_local: is_here || instance.hosts().next().is_none(),
@@ -117,46 +99,25 @@ impl<'a> Users<'a> {
                 });
             }
         }
-        for at in 0..users.places.len() {
-            users.places[at].role = users.role(&users.places[at]);
-        }
-        users.find_images();
-        users
+        let (images, sizes) = (images(&counted), sizes(&counted));
+        Self { evidence, has_inventory: inventory.is_some(), counted, by_path, images, sizes }
     }
 
-    fn find_images(&mut self) {
-        let mut images: HashMap<&'a str, ImageUse<'a>> = HashMap::new();
-        for (index, Counted { instance, .. }) in self.counted.iter().enumerate() {
-            let image_refs = instance.image_refs().map(|id| (Code::ImageInUse, id));
-            let kernels = instance.kernel_ids().map(|id| (Code::KernelInUse, id));
-            let ramdisks = instance.ramdisk_ids().map(|id| (Code::RamdiskInUse, id));
-            for (code, id) in image_refs.chain(kernels).chain(ramdisks) {
-                let image = images.entry(id).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
-                image.by_code.entry(code).or_default().push(index);
-            }
-        }
-        self.images = images.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect();
+    /// The instances that have a directory, or the one that it is in.
+    pub fn owners(&self, path: &OsStr) -> &[usize] {
+        self.by_path.get(Evidence::top_name(path)).map_or(&[], |(_, owners)| owners)
     }
 
-    fn role(&self, place: &Place<'a>) -> Role {
-        let top = Evidence::top_name(place.path);
-        let is_cache = top.as_encoded_bytes().starts_with(self.subdirectory_name.as_encoded_bytes());
-        if is_cache || top.is_empty() || top == "lost+found" {
-            Role::Neither
-        } else if !self.has_inventory || !self.owners(place).is_empty() {
-            Role::Listed
-        } else {
-            Role::Unlisted
-        }
+    /// Whether a directory is of no counted instance: orphaned, evacuated, soft-deleted. None is, without an inventory.
+    pub fn is_unlisted(&self, path: &OsStr) -> bool {
+        self.has_inventory && self.owners(path).is_empty() && self.may_be_instances(path)
     }
 
-    /// The instances that own a directory, or the one that it is in.
-    pub fn owners<'b>(&'b self, place: &'b Place<'a>) -> &'b [usize] {
-        let top = Evidence::top_name(place.path);
-        if top.len() == place.path.len() {
-            return &place.owners;
-        }
-        self.places_by_path.get(top).map_or(&[], |at| &self.places[*at].owners)
+    /// Not the instances path itself, nor another host's cache.
+    fn may_be_instances(&self, path: &OsStr) -> bool {
+        let top = Evidence::top_name(path);
+        let cache = self.evidence.layout.subdirectory_name.as_bytes();
+        !top.is_empty() && top != "lost+found" && !top.as_bytes().starts_with(cache)
     }
 
     /// The instances that must have a directory here.
@@ -165,45 +126,84 @@ impl<'a> Users<'a> {
     }
 
     pub fn directories_with_disks(&self) -> usize {
-        let has_disk = |it: &&Place<'_>| {
-            !it.directory.disks.is_empty()
-                && it.role != Role::Neither
-                && it.path != "snapshots"
-                && !it.path.as_bytes().contains(&b'/')
+        let is_instances = |path: &OsStr| {
+            self.may_be_instances(path) && path != "snapshots" && !path.as_bytes().contains(&b'/')
         };
-        self.places.iter().filter(has_disk).count()
+        let with_disks = self.evidence.directories.iter().filter(|(_, it)| !it.disks.is_empty());
+        with_disks.filter(|(path, _)| is_instances(path)).count()
     }
 
     /// The ids of instances, sorted.
-    pub fn ids(&self, indices: impl IntoIterator<Item = usize>) -> Vec<&'a str> {
-        let mut ids: Vec<&str> = indices.into_iter().map(|index| self.counted[index].id).collect();
+    pub fn ids<'b>(&self, indices: impl IntoIterator<Item = &'b usize>) -> Vec<&'a str> {
+        let mut ids: Vec<&str> = indices.into_iter().map(|index| self.counted[*index].id).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
     }
 
-    pub fn ids_where(&self, test: impl Fn(&Counted<'a>) -> bool) -> Vec<&'a str> {
-        self.ids((0..self.counted.len()).filter(|index| test(&self.counted[*index])))
+    pub fn local(&self, indices: &[usize], is_meant: impl Fn(&Counted<'a>) -> bool) -> Vec<usize> {
+        let is_meant = |it: &&usize| self.counted[**it].is_local && is_meant(&self.counted[**it]);
+        indices.iter().filter(is_meant).copied().collect()
     }
 
-    pub fn image_use(&self, code: Code, image: &'a str, users: &[usize]) -> Reason<'a> {
-        let instances = self.ids(users.iter().copied());
-        let what = match code {
-            Code::KernelInUse => "the kernel",
-            Code::RamdiskInUse => "the ramdisk",
-            _ => "the image",
-        };
+    /// That these use an image in one of the `IMAGE_USES`; `None` where there are none.
+    pub fn image_use(&self, image: &'a str, which: usize, users: &[usize]) -> Option<Reason<'a>> {
+        let (code, _, what) = IMAGE_USES[which];
+        let instances = Some(self.ids(users)).filter(|it| !it.is_empty())?;
         let text = format!("{image} is {what} of {}", several("instance", &instances));
-        Reason { code, text, images: vec![image], instances, disks: Vec::new() }
+        Some(Reason { images: vec![image], instances, ..Reason::new(code, text) })
     }
+
+    /// That these use swap or an ephemeral disk of a size; `None` where there are none.
+    pub fn size_use(&self, (code, size): (Code, u64), users: &[usize]) -> Option<Reason<'a>> {
+        let instances = Some(self.ids(users)).filter(|it| !it.is_empty())?;
+        let what = match code {
+            Code::SwapInUse => format!("swap of {size} MiB"),
+            _ => format!("an ephemeral disk of {size} GiB"),
+        };
+        let text = format!("{what} for {}", several("instance", &instances));
+        Some(Reason { instances, ..Reason::new(code, text) })
+    }
+}
+
+fn images<'a>(counted: &[Counted<'a>]) -> BTreeMap<String, ImageUse<'a>> {
+    let mut images: HashMap<&'a str, ImageUse<'a>> = HashMap::new();
+    for (index, Counted { instance, .. }) in counted.iter().enumerate() {
+        for (which, (_, field, _)) in IMAGE_USES.into_iter().enumerate() {
+            for id in instance.texts(field) {
+                let image = images.entry(id).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
+                image.users[which].push(index);
+            }
+        }
+    }
+    images.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect()
+}
+
+fn sizes(counted: &[Counted<'_>]) -> BTreeMap<(Code, u64), Vec<usize>> {
+    let mut sizes: BTreeMap<(Code, u64), Vec<usize>> = BTreeMap::new();
+    for (index, Counted { instance, .. }) in counted.iter().enumerate() {
+        let swap = instance.swap_mb().map(|size| (Code::SwapInUse, size));
+        let ephemeral = instance.ephemeral_gb().map(|size| (Code::EphemeralInUse, size));
+        swap.chain(ephemeral).for_each(|size| sizes.entry(size).or_default().push(index));
+    }
+    sizes
+}
+
+/// The size of a swap or ephemeral file, and the code for its use.
+pub fn shared_size(name: CacheName<'_>) -> Option<(Code, u64)> {
+    let (code, size) = match name {
+        CacheName::Swap { mebibytes } => (Code::SwapInUse, mebibytes),
+        CacheName::Ephemeral { gibibytes } => (Code::EphemeralInUse, gibibytes),
+        _ => return None,
+    };
+    // No flavor has a size that is too large for a number.
+    Some((code, size.parse().ok()?))
 }
 
 /// Rule 1 of the evidence, but for the instance's directory.
 fn counts_without_directory(instance: &Instance, is_here: bool, evidence: &Evidence) -> bool {
     if instance.hosts().next().is_none() {
-        let mut states = instance.vm_states().peekable();
-        return states.peek().is_none()
-            || !states.all(|state| matches!(state, "shelved_offloaded" | "error"));
+        return instance.vm_states().next().is_none() || !instance.vm_states().all(has_no_files);
     }
     is_here
         || evidence.cache_is_shared_apart
@@ -217,26 +217,19 @@ fn counts_without_directory(instance: &Instance, is_here: bool, evidence: &Evide
 fn has_settled_here(instance: &Instance) -> bool {
     instance.image_refs().next().is_some()
         && instance.task_states().next().is_none()
-        && !instance.vm_states().any(|state| matches!(state, "shelved_offloaded" | "error"))
+        && !instance.vm_states().any(has_no_files)
 }
 
-/// What nova adds to the name of a directory during a resize.
+fn has_no_files(vm_state: &str) -> bool {
+    matches!(vm_state, "shelved_offloaded" | "error")
+}
+
+/// What nova adds to the name of a directory during a resize (nova's `get_instance_path` and `_resize` in
+/// nova/virt/libvirt/driver.py). Looked for whatever the instance's state, for not every source tells states.
 const RESIZED: &[u8] = b"_resize";
 
-/// The names that directories of an instance have: its uuid and its name, and these and `_resize`, whatever its state,
-/// for not every source tells states (nova's `get_instance_path` and `_resize` in nova/virt/libvirt/driver.py). Those
-/// with `_resize` only where there is such a directory.
-fn each_listed_name(instance: &Instance, resized: &HashSet<&[u8]>, mut with: impl FnMut(&OsStr)) {
-    let mut of = |name: &str| {
-        with(OsStr::new(name));
-        if resized.contains(name.as_bytes()) {
-            with(OsStr::from_bytes(&[name.as_bytes(), RESIZED].concat()));
-        }
-    };
-    for name in instance.directory_names() {
-        of(name);
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            of(&name.to_ascii_lowercase());
-        }
-    }
+/// A name as its source writes it, and in lower case where that differs.
+fn spellings(name: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let lower = name.bytes().any(|it| it.is_ascii_uppercase()).then(|| name.to_ascii_lowercase().into());
+    std::iter::once(Cow::from(name)).chain(lower)
 }

@@ -69,13 +69,20 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes the cache as it was, and so many files more that nothing uses and that are old.
+    /// Makes the cache as it was, and so many files more that nothing uses and that are old. What can be removed has a
+    /// lock file, for nova left one when it fetched the file.
     pub fn fill_cache(&mut self, unused: usize) -> Result<()> {
         let size = std::mem::take(&mut self.cache_files);
         self.grow_cache(size)?;
+        let locks = self.instances_path().join("locks");
+        fs_err::create_dir_all(&locks)?;
+        let make_lock = |name: String| fs_err::write(locks.join(format!("nova-{name}")), "");
+        (self.overlays.len()..size).map(cache_file).try_for_each(make_lock)?;
         let old = SystemTime::now() - Duration::from_secs(30 * 86_400);
         for index in 0..unused {
-            let path = self.cache_dir().join(cache_file_name(&uuid("unused", index)));
+            let name = cache_file_name(&uuid("unused", index));
+            let path = self.cache_dir().join(&name);
+            make_lock(name)?;
             fs_err::write(&path, [0x5a; BLOCK])?;
             File::options().write(true).open(&path)?.set_modified(old)?;
         }

@@ -90,6 +90,11 @@ pub fn sane(run: Run) -> Run {
 
 /// Does something again and again, with the number of the step, while `check` runs.
 pub fn meanwhile(change: impl Fn(u64) + Sync, check: impl FnOnce()) {
+    meanwhile_each(1, |_, step| change(step), check);
+}
+
+/// The same by so many threads, each with its number.
+pub fn meanwhile_each(threads: usize, change: impl Fn(usize, u64) + Sync, check: impl FnOnce()) {
     struct Stop<'a>(&'a AtomicBool);
 
     impl Drop for Stop<'_> {
@@ -98,31 +103,29 @@ pub fn meanwhile(change: impl Fn(u64) + Sync, check: impl FnOnce()) {
         }
     }
 
-    let stop = AtomicBool::new(false);
+    let (stop, change) = (&AtomicBool::new(false), &change);
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(&change));
+        for thread in 0..threads {
+            let steps = (0..).take_while(|_| !stop.load(Ordering::Relaxed));
+            scope.spawn(move || steps.for_each(|step| change(thread, step)));
+        }
         // Also where the check panics.
-        let _stop = Stop(&stop);
+        let _stop = Stop(stop);
         check();
     });
 }
 
 /// Applies `work` to all items, two at a time.
 pub fn by_two<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
-    let (even, odd) = std::thread::scope(|scope| {
-        let half = |parity| {
-            let work = &work;
-            move || -> Vec<(usize, R)> {
-                let own = items.iter().enumerate().skip(parity).step_by(2);
-                own.map(|(index, item)| (index, work(index, item))).collect()
-            }
-        };
-        let odd = scope.spawn(half(1));
-        (half(0)(), odd.join().unwrap())
-    });
-    let mut results: Vec<_> = even.into_iter().chain(odd).collect();
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
+    let middle = items.len() / 2;
+    let half =
+        |range: std::ops::Range<usize>| -> Vec<R> { range.map(|index| work(index, &items[index])).collect() };
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| half(middle..items.len()));
+        let mut results = half(0..middle);
+        results.extend(second.join().unwrap());
+        results
+    })
 }
 
 /// A version 3 qcow2 header with 64 KiB clusters that names a backing file, and nothing else of an image.

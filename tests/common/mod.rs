@@ -30,6 +30,9 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// For [`World::explain`] and its like.
+pub const NO_ARGS: [&str; 0] = [];
+
 /// The host that the command is told it runs on.
 pub const HOST: &str = "compute-1";
 

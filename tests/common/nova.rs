@@ -1,66 +1,20 @@
 //! nova's part in the tests, by its own code: see `tests/nova_ops.py`.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use serde_json::Value;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 
 use crate::common::{World, raw};
 
 /// Where nova answers nothing for longer than this, the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One operation of nova. Instances are named by their UUID, images by their id.
-#[derive(Clone, Copy, Debug)]
-pub enum Order<'a> {
-    /// Makes an instance's disk, fetching the image if the cache does not have it.
-    Start(&'a str, &'a str),
-    /// The same where the image service does not have the image any more.
-    StartNoFetch(&'a str, &'a str),
-    /// Makes an instance's swap disk, of that many MiB.
-    Swap(&'a str, u64),
-    /// Puts an instance's disk on another base file, as at the end of an unshelve.
-    Rebase(&'a str, &'a Path),
-    /// Renames an instance's directory to `_resize` and copies its disks back.
-    Resize(&'a str),
-    /// Renames it back.
-    Revert(&'a str),
-    Delete(&'a str),
-    /// Fetches an image without a lock.
-    Precache(&'a str),
-    /// A pass of nova's own cache manager, over these instances.
-    Pass(&'a Value),
-}
-
-impl fmt::Display for Order<'_> {
-    fn fmt(&self, line: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Start(uuid, image) => write!(line, "start {uuid} {image}"),
-            Self::StartNoFetch(uuid, image) => write!(line, "start-no-fetch {uuid} {image}"),
-            Self::Swap(uuid, mib) => write!(line, "swap {uuid} {mib}"),
-            Self::Rebase(uuid, base) => write!(line, "rebase {uuid} {}", base.display()),
-            Self::Resize(uuid) => write!(line, "resize {uuid}"),
-            Self::Revert(uuid) => write!(line, "revert {uuid}"),
-            Self::Delete(uuid) => write!(line, "delete {uuid}"),
-            Self::Precache(image) => write!(line, "precache {image}"),
-            Self::Pass(instances) => write!(line, "pass {instances}"),
-        }
-    }
-}
-
-/// What nova says of an order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It waits before or after this, as in `before utime /…`, and goes on by [`Nova::go`].
-    At(String),
-    /// It is done, or has failed for this reason.
-    Done(Result<(), String>),
-}
 
 /// A process that does what nova-compute does.
 pub struct Nova {
@@ -89,7 +43,7 @@ impl Nova {
         let orders = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, answers) = channel();
-        // By a thread, so that a test can do something else while nova waits for a lock.
+        // By a thread, so that a nova that hangs can be told.
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let nova = Self { child, orders, answers };
         assert_eq!(
@@ -105,66 +59,15 @@ impl Nova {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
-    /// Does all of an operation. Says why it failed.
+    /// Does an operation, one of those that `nova_ops.py` lists. Says why it failed.
     #[track_caller]
-    pub fn does(&mut self, order: Order<'_>) -> Result<(), String> {
-        self.say(&order.to_string());
-        match self.answer() {
-            Answer::Done(result) => result,
-            Answer::At(step) => panic!("{order} was not to stop at {step}"),
+    pub fn does(&mut self, order: &str) -> Result<(), String> {
+        let answer = self.says(order);
+        match answer.split_once(' ').unwrap_or((&answer, "")) {
+            ("ok", "") => Ok(()),
+            ("failed", why) => Err(why.to_owned()),
+            _ => panic!("nova_ops.py: {answer:?}"),
         }
-    }
-
-    /// Does an operation that must not fail.
-    #[track_caller]
-    pub fn must(&mut self, order: Order<'_>) {
-        self.does(order).unwrap_or_else(|error| panic!("{order}: {error}"));
-    }
-
-    /// Does an operation and calls this at each of its steps.
-    #[track_caller]
-    pub fn steps(&mut self, order: Order<'_>, mut at: impl FnMut(&str)) -> Result<(), String> {
-        self.begin(order);
-        loop {
-            match self.answer() {
-                Answer::At(step) => at(&step),
-                Answer::Done(result) => return result,
-            }
-            self.go();
-        }
-    }
-
-    /// Begins an operation that is to stop at each of its steps.
-    pub fn begin(&mut self, order: Order<'_>) {
-        self.say(&format!("step {order}"));
-    }
-
-    /// Lets an operation go on to its next step.
-    pub fn go(&mut self) {
-        self.say("go");
-    }
-
-    /// Lets an operation go on to its end.
-    pub fn run(&mut self) {
-        self.say("run");
-    }
-
-    /// The next answer, which must come.
-    #[track_caller]
-    pub fn answer(&mut self) -> Answer {
-        self.answer_within(PATIENCE).expect("nova is silent")
-    }
-
-    /// The next answer if it comes so soon: where nova waits for a lock, it does not.
-    #[track_caller]
-    pub fn answer_within(&mut self, time: Duration) -> Option<Answer> {
-        let line = self.answers.recv_timeout(time).ok()?;
-        Some(match line.split_once(' ').unwrap_or((&line, "")) {
-            ("at", step) => Answer::At(step.to_owned()),
-            ("ok", "") => Answer::Done(Ok(())),
-            ("failed", why) => Answer::Done(Err(why.to_owned())),
-            _ => panic!("nova_ops.py: {line:?}"),
-        })
     }
 
     /// Takes the lock of a cache file, which must be free.
@@ -174,24 +77,25 @@ impl Nova {
     }
 
     /// Takes the lock of a cache file if it is free.
+    #[track_caller]
     pub fn gets(&mut self, name: &str) -> bool {
-        self.say(&format!("try {name}"));
-        match self.answers.recv_timeout(PATIENCE).unwrap().as_str() {
+        match self.says(&format!("try {name}")).as_str() {
             "held" => true,
             "busy" => false,
             answer => panic!("nova_ops.py: {answer:?}"),
         }
     }
 
+    #[track_caller]
     pub fn releases(&mut self, name: &str) {
-        self.say(&format!("release {name}"));
-        assert_eq!(self.answers.recv_timeout(PATIENCE).as_deref(), Ok("released"));
+        assert_eq!(self.says(&format!("release {name}")), "released");
     }
 
-    fn say(&mut self, line: &str) {
-        let orders = self.orders.as_mut().unwrap();
-        writeln!(orders, "{line}").unwrap();
-        orders.flush().unwrap();
+    /// The answer to an order.
+    #[track_caller]
+    fn says(&mut self, order: &str) -> String {
+        writeln!(self.orders.as_mut().unwrap(), "{order}").unwrap();
+        self.answers.recv_timeout(PATIENCE).expect("nova is silent")
     }
 }
 
@@ -211,4 +115,12 @@ fn images(world: &World) -> PathBuf {
 /// Puts an image into nova's image service.
 pub fn upload(world: &World, image: &str) {
     raw(&images(world).join(image), "64k");
+}
+
+/// Sets how long ago a file or directory was changed, where it is there, without opening it: prune would take that
+/// for use.
+pub fn set_mtime(path: &Path, age: Duration) {
+    let time = (SystemTime::now() - age).duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let time = TimeSpec::from_duration(time);
+    utimensat(AT_FDCWD, path, &time, &time, UtimensatFlags::FollowSymlink).ok();
 }

@@ -1,24 +1,18 @@
 //! What the proofs by system call share: a small tree that is copied for each run, what must hold of it, and samples.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::LazyLock;
-use std::time::SystemTime;
 
-use assert_cmd::cargo::cargo_bin;
-use nix::libc;
+use nova_imagecache::cache_name::{SET_ASIDE, cache_file_name};
 use serde_json::{Value, json};
 
-use crate::common::prune::{chown_all, lock_file, names, plain_file};
+use crate::common::prune::{
+    aside, chown_all, copy_tree, finish, is_full, judging_command, lock_file, names, nova_user, plain_file,
+    prune_command, untouched,
+};
 use crate::common::steps::Ended;
-use crate::common::{DAY, Entry, HOST, Run, Snapshot, World, list, overlay, text};
-
-pub const SET_ASIDE: &str = ".nova-imagecache.set-aside-while-looking-again.";
-
-/// The instances path belongs to this user where the tests run as root.
-const NOVA: u32 = 12345;
+use crate::common::{DAY, Entry, HOST, NO_ARGS, Snapshot, World, list, overlay, set_age, text};
 
 /// A tree below the limits from which on the program starts threads (8 items in a directory), with files that are needed
 /// by an inventory, by a listed disk and by an unlisted one, and with removable files of three kinds.
@@ -46,17 +40,13 @@ pub const OLD_IMAGE: &str = "image-old";
 
 impl Scene {
     pub fn new() -> Self {
-        Self::owned_by(NOVA)
+        Self::owned_by(nova_user())
     }
 
-    /// Where the tests run as root and what they run makes files as root.
-    pub fn owned_by_root() -> Self {
-        Self::owned_by(0)
-    }
-
-    fn owned_by(owner: u32) -> Self {
+    /// With another owner where the tests run as root.
+    pub fn owned_by(owner: u32) -> Self {
         let world = World::new();
-        let [used, old] = ["image-used", OLD_IMAGE].map(nova_imagecache::cache_name::cache_file_name);
+        let [used, old] = ["image-used", OLD_IMAGE].map(cache_file_name);
         let [b, c] = ["b", "c"].map(|digit| digit.repeat(40));
         let copy = format!("{used}_1073741824");
         let needed = BTreeSet::from([used.clone(), copy.clone(), c.clone()]);
@@ -74,8 +64,8 @@ impl Scene {
         world.instance_disk(INSTANCES[2], &c);
         for directory in INSTANCES {
             // Quiet for long, as nearly all are.
-            make_old(&world.path(directory).join("disk"));
-            make_old(&world.path(directory));
+            set_age(&world.path(directory).join("disk"), 2 * DAY);
+            set_age(&world.path(directory), 2 * DAY);
         }
         world.inventory(&json!([
             {"name": INSTANCES[0], "host": HOST, "image_ref": "image-used"},
@@ -87,8 +77,9 @@ impl Scene {
         }
         let pristine = world.outside().join("pristine");
         copy_tree(&world.instances_path(), &pristine);
-        let before = state(&world, &needed);
-        Self { world, pristine, before, needed, removable, target: old, aside: BTreeSet::new() }
+        let before = Snapshot(BTreeMap::new());
+        let scene = Self { world, pristine, before, needed, removable, target: old, aside: BTreeSet::new() };
+        Self { before: scene.state(), ..scene }
     }
 
     /// The same where a prune was killed and had set aside the target and a file that a disk needs by now.
@@ -102,64 +93,40 @@ impl Scene {
         fs_err::remove_dir_all(self.world.instances_path()).unwrap();
         copy_tree(&self.pristine, &self.world.instances_path());
         for name in &self.aside {
-            fs_err::rename(self.world.base(name), self.aside(name)).unwrap();
+            fs_err::rename(self.world.base(name), aside(&self.world, name)).unwrap();
         }
     }
 
-    /// The path of a file when it is set aside.
-    fn aside(&self, name: &str) -> PathBuf {
-        self.world.base(format!("{SET_ASIDE}{name}"))
-    }
-
-    /// What can be compared from run to run.
+    /// What can be compared from run to run, each of which has its own copy of the tree.
     pub fn state(&self) -> Snapshot {
-        state(&self.world, &self.needed)
+        let in_use: Vec<&String> = self.needed.iter().collect();
+        let mut snapshot = untouched(&self.world, &in_use);
+        snapshot.0.values_mut().for_each(|it| it.inode = 0);
+        snapshot
     }
 
     pub fn explain(&self) -> Command {
-        self.command("explain", [""; 0])
+        judging_command(&self.world, "explain", NO_ARGS)
     }
 
-    /// A real prune. It does not wait for what an operation began, for operations are whole here.
-    pub fn prune(&self) -> Command {
-        self.prune_with([""; 0])
-    }
-
-    pub fn prune_with<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = self.command("prune", args);
-        command.args(["--settle", "0s"]);
-        command
-    }
-
-    fn command<A: AsRef<OsStr>>(&self, subcommand: &str, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(cargo_bin!("nova-imagecache"));
-        command.env_clear().current_dir(self.world.outside());
-        command.args([subcommand, "-f", "json", "--host", HOST, "--inventory", "inventory.json", "-p"]);
-        command.arg(self.world.instances_path()).args(args);
-        command
+    /// A real prune. It does not wait for what an operation began, for operations are whole here, nor for locks where the
+    /// one that holds them stands.
+    pub fn prune(&self, args: &[&str]) -> Command {
+        prune_command(&self.world, ["--settle", "0s"].iter().chain(args))
     }
 
     /// One more prune that nobody disturbs, after which nothing is left over.
-    pub fn pruned_again(&self) -> Run {
-        let run = Run::from(self.prune().output().unwrap());
-        assert_eq!(run.code, 0, "the prune after it: {run:#?}");
-        self.has_no_leftovers();
-        run
-    }
-
     #[track_caller]
-    fn has_no_leftovers(&self) {
-        let is_leftover = |name: &String| name.starts_with('.');
-        for directory in ["", "_base", "locks"] {
-            let left: Vec<_> = names(&self.world.path(directory)).into_iter().filter(is_leftover).collect();
-            assert!(left.is_empty(), "left over in <instances path>/{directory}: {left:?}");
+    pub fn pruned_again(&self) {
+        let run = finish(&mut self.prune(&[]));
+        assert_eq!(run.code, 0, "the prune after it: {run:#?}");
+        for directory in ["", "_base"] {
+            let names = names(&self.world.path(directory));
+            assert!(!names.iter().any(|it| it.starts_with('.')), "left over: {names:?}");
         }
+        let locks = names(&self.world.path("locks"));
         let is_lock = |name: &String| name.starts_with("nova-") || name == "imagecache-prune.lock";
-        assert!(
-            names(&self.world.path("locks")).iter().all(is_lock),
-            "{:?}",
-            names(&self.world.path("locks"))
-        );
+        assert!(locks.iter().all(is_lock), "left over: {locks:?}");
     }
 
     /// Checks what a prune said against what is there: what is gone was reported as removed, and nothing else was; all
@@ -183,7 +150,7 @@ impl Scene {
             // What stays aside because the program was stopped before it came to that is no news.
             let is_old = self.aside.contains(name) && ended.code == Some(2);
             assert!(is_killed || said || is_old, "{name} is set aside and nothing is said of it: {ended:?}");
-            let content = fs_err::read(self.aside(name)).unwrap();
+            let content = fs_err::read(aside(&self.world, name)).unwrap();
             let is_other = others.contains(name) || content == self.before.0[&self.world.base(name)].content;
             assert!(is_other, "{name} is set aside with other content: {ended:?}");
         }
@@ -207,102 +174,20 @@ impl Scene {
             if is_removable || but.iter().any(|it| path.starts_with(it)) {
                 continue;
             }
-            // It may be where it was at the beginning.
-            let aside = self.aside.contains(&*name).then(|| self.aside(&name));
-            let path = aside.filter(|it| !path.exists() && it.exists()).unwrap_or_else(|| path.clone());
-            assert!(
-                after.0.get(&path).map(|it| without_mtime(it, entry)) == Some(entry.clone()),
-                "{} has changed or gone",
-                path.display()
-            );
+            // It may be where it was at the beginning, with its mtime.
+            let aside = self.aside.contains(&*name).then(|| aside(&self.world, &name));
+            let found = after.0.get(path).or_else(|| after.0.get(&aside?)).cloned();
+            let found =
+                found.map(|it| if entry.mtime == (0, 0) { Entry { mtime: (0, 0), ..it } } else { it });
+            assert!(found.as_ref() == Some(entry), "{} has changed or gone", path.display());
         }
     }
-}
-
-/// What is compared of a file that has another name: its mtime is left out where it is of the other.
-fn without_mtime(entry: &Entry, like: &Entry) -> Entry {
-    let mtime = if like.mtime == (0, 0) { like.mtime } else { entry.mtime };
-    Entry { mtime, ..entry.clone() }
-}
-
-/// Everything below the instances path but inodes, lock files, and mtimes of directories and of these files.
-fn state(world: &World, in_use: &BTreeSet<String>) -> Snapshot {
-    let mut snapshot = Snapshot::of(&world.instances_path());
-    let locks = world.path("locks");
-    snapshot.0.retain(|path, _| path.parent() != Some(&locks));
-    for (path, entry) in &mut snapshot.0 {
-        entry.inode = 0;
-        let is_directory = entry.mode & libc::S_IFMT == libc::S_IFDIR;
-        if is_directory || in_use.iter().any(|name| *path == world.base(name)) {
-            entry.mtime = (0, 0);
-        }
-        if is_directory {
-            entry.links = 0;
-        }
-    }
-    snapshot
-}
-
-fn make_old(path: &Path) {
-    crate::common::set_mtime(path, SystemTime::now() - 2 * DAY);
-}
-
-/// Copies directories and regular files with modes, owners and mtimes.
-fn copy_tree(from: &Path, to: &Path) {
-    use std::os::unix::fs::MetadataExt as _;
-    let metadata = fs_err::symlink_metadata(from).unwrap();
-    if metadata.is_dir() {
-        fs_err::create_dir(to).unwrap();
-        fs_err::set_permissions(to, metadata.permissions()).unwrap();
-        for entry in fs_err::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy_tree(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        fs_err::copy(from, to).unwrap();
-    }
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid())).unwrap();
-    crate::common::set_mtime(to, metadata.modified().unwrap());
-}
-
-/// The absolute path of the backing file that a qcow2 header names, if any. For the disks of these tests only.
-pub fn backing_file(disk: &Path) -> Option<PathBuf> {
-    let content = fs_err::read(disk).unwrap();
-    if !content.starts_with(b"QFI\xfb") {
-        return None;
-    }
-    let offset = usize::try_from(u64::from_be_bytes(content[8..16].try_into().unwrap())).unwrap();
-    let length = usize::try_from(u32::from_be_bytes(content[16..20].try_into().unwrap())).unwrap();
-    let name = std::str::from_utf8(&content[offset..offset + length]).unwrap();
-    (offset > 0).then(|| disk.parent().unwrap().join(name))
-}
-
-/// The disks below the instances path whose backing file is not there, and that file.
-pub fn broken_disks(world: &World) -> BTreeMap<PathBuf, PathBuf> {
-    let directories = names(&world.instances_path()).into_iter().map(|name| world.path(name));
-    let files =
-        directories.filter(|it| it.is_dir() && *it != world.path("_base") && *it != world.path("locks"));
-    let disks =
-        files.flat_map(|directory| names(&directory).into_iter().map(move |name| directory.join(name)));
-    let backed = disks.filter_map(|disk| Some((disk.clone(), backing_file(&disk)?)));
-    backed.filter(|(_, backing)| !backing.exists()).collect()
-}
-
-/// Whether all of a proof is to be run: `NOVA_IMAGECACHE_FULL=1`.
-pub fn is_full() -> bool {
-    std::env::var_os("NOVA_IMAGECACHE_FULL").is_some_and(|it| it == "1")
 }
 
 /// Where the samples begin: `NOVA_IMAGECACHE_SEED`, or another one each time.
 pub fn seed() -> usize {
-    static SEED: LazyLock<usize> = LazyLock::new(|| match std::env::var("NOVA_IMAGECACHE_SEED") {
-        Ok(seed) => seed.parse().expect("NOVA_IMAGECACHE_SEED is a number"),
-        Err(_) => {
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            usize::try_from(now.as_secs() % 100_000).unwrap()
-        }
-    });
-    *SEED
+    let wanted = std::env::var("NOVA_IMAGECACHE_SEED").ok();
+    wanted.map_or(std::process::id() as usize, |it| it.parse().expect("NOVA_IMAGECACHE_SEED is a number"))
 }
 
 /// So many of them at equal distances, beginning anywhere; all of them in a full run.
@@ -325,14 +210,12 @@ pub fn share(done: usize, all: usize) -> String {
     }
 }
 
-/// Runs a check and says in its failure which one it was.
-pub fn checked<T>(what: &str, check: impl FnOnce() -> T) -> Result<T, String> {
-    let check = std::panic::AssertUnwindSafe(check);
-    std::panic::catch_unwind(check).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
-        format!("{what}: {}", text.unwrap_or_default())
-    })
+/// Runs a check. If it fails, says which one it was and why.
+pub fn checked(what: &str, check: impl FnOnce()) -> Option<String> {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).err()?;
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+    Some(format!("{what}: {text}"))
 }
 
 /// Fails with the number of failures and the first of them.

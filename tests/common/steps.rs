@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -62,8 +62,6 @@ pub struct Call {
     pub args: [u64; 6],
     /// The path or descriptor that it is about; where the run is recorded with the path of the descriptor.
     pub on: String,
-    /// What it returned, where the run is recorded.
-    pub result: Option<i64>,
 }
 
 impl fmt::Display for Call {
@@ -85,11 +83,6 @@ impl Call {
 
     pub fn is_removal_or_rename(&self) -> bool {
         ["unlinkat", "unlink", "renameat", "renameat2", "rename"].contains(&self.name())
-    }
-
-    /// Whether a run that is recorded shows it to be about a file of `/proc`.
-    pub fn is_in_proc(&self) -> bool {
-        self.place.in_proc || self.on.starts_with("/proc")
     }
 
     pub fn is_on_a_message(&self) -> bool {
@@ -116,43 +109,37 @@ impl<'a> Action<'a> {
 
 /// What to do with a run.
 pub struct Watch<'a> {
-    /// At this call, or at none.
-    pub at: Option<Place>,
-    pub action: Action<'a>,
-    /// Whether all calls are wanted, with their results.
-    pub record: bool,
-    /// Whether the calls of other threads and of child processes count.
-    pub follow: bool,
-    /// Count only the calls that are about this path or something below it.
-    pub below: Option<PathBuf>,
+    /// At this call; at none where all calls are wanted.
+    at: Option<Place>,
+    action: Action<'a>,
+    /// Count only the calls that are about this path or something below it, those of other threads and of child processes
+    /// too.
+    below: Option<PathBuf>,
 }
 
 impl<'a> Watch<'a> {
     pub fn recording() -> Self {
-        Self { at: None, action: Action::Nothing, record: true, follow: false, below: None }
-    }
-
-    pub fn nothing() -> Self {
-        Self { record: false, ..Self::recording() }
+        Self { at: None, action: Action::Nothing, below: None }
     }
 
     pub fn acting(at: Place, action: Action<'a>) -> Self {
-        Self { at: Some(at), action, record: false, follow: false, below: None }
+        Self { at: Some(at), action, below: None }
     }
 
-    /// Follows threads and children too and counts only the calls below this path: for programs such as qemu-img and nova.
+    /// For programs such as qemu-img and nova.
     pub fn of_all_below(self, path: &Path) -> Self {
-        Self { follow: true, below: Some(path.to_owned()), ..self }
+        Self { below: Some(path.to_owned()), ..self }
     }
 }
 
 /// How a watched run ended. Its debug text has of a report only names, outcomes and errors.
+#[derive(Default)]
 pub struct Ended {
     pub code: Option<i32>,
     pub signal: Option<Signal>,
     pub stdout: String,
     pub stderr: String,
-    /// All calls that count, if the run was recorded.
+    /// All calls that count, if nothing was done at one of them.
     pub calls: Vec<Call>,
     /// The call at which something was done. None where the run did not come to it.
     pub reached: Option<Call>,
@@ -165,21 +152,17 @@ impl fmt::Debug for Ended {
         let end = self.signal.map_or_else(|| format!("{:?}", self.code), |it| it.to_string());
         write!(f, "ended by {end}, {}", self.stderr)?;
         let keys = ["\"name\"", "\"outcome\"", "\"error\""];
-        let mut lines = self.stdout.lines().map(str::trim);
-        if !self.stdout.starts_with('{') {
-            return f.write_str(&self.stdout);
-        }
-        lines.try_for_each(|line| {
-            if keys.iter().any(|it| line.starts_with(it)) { write!(f, "{line} ") } else { Ok(()) }
-        })
+        let lines = self.stdout.lines().map(str::trim);
+        let lines = lines.filter(|line| keys.iter().any(|key| line.starts_with(key)));
+        f.write_str(&lines.collect::<Vec<_>>().join(" "))
     }
 }
 
 /// Runs a program to its end. Its environment is what was set on the command, without anything inherited.
 #[expect(clippy::zombie_processes, reason = "the tracer waits for it")]
 pub fn run(command: &Command, watch: Watch<'_>) -> Ended {
-    let mut output = [(); 2].map(|()| tempfile::tempfile().unwrap());
-    let [stdout, stderr] = [0, 1].map(|index: usize| Stdio::from(output[index].try_clone().unwrap()));
+    let output = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+    let [stdout, stderr] = output.each_ref().map(|it| Stdio::from(it.reopen().unwrap()));
     // It waits until it is seized.
     let mut waiting = Command::new("/bin/sh");
     waiting
@@ -201,12 +184,7 @@ pub fn run(command: &Command, watch: Watch<'_>) -> Ended {
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         (pid, None)
     });
-    let [stdout, stderr] = output.each_mut().map(|file| {
-        let mut text = String::new();
-        file.rewind().unwrap();
-        file.read_to_string(&mut text).unwrap();
-        text
-    });
+    let [stdout, stderr] = output.map(|it| fs_err::read_to_string(it.path()).unwrap());
     (ended.stdout, ended.stderr) = (stdout, stderr);
     ended
 }
@@ -262,7 +240,6 @@ struct Entered {
     name: &'static str,
     fd: u64,
     opens_proc: bool,
-    recorded: Option<usize>,
     fails: Option<Errno>,
 }
 
@@ -294,15 +271,6 @@ struct Tracer<'a> {
 
 impl<'a> Tracer<'a> {
     fn new(watch: Watch<'a>) -> Self {
-        let ended = Ended {
-            code: None,
-            signal: None,
-            stdout: String::new(),
-            stderr: String::new(),
-            calls: Vec::new(),
-            reached: None,
-            waited: false,
-        };
         Self {
             root: Pid::from_raw(0),
             watch,
@@ -310,13 +278,13 @@ impl<'a> Tracer<'a> {
             is_started: false,
             counts: BTreeMap::new(),
             has_answered: false,
-            ended,
+            ended: Ended::default(),
         }
     }
 
     fn options(&self) -> Options {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACEEXEC;
-        if !self.watch.follow {
+        if self.watch.below.is_none() {
             return options;
         }
         options | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK
@@ -352,7 +320,7 @@ impl<'a> Tracer<'a> {
                 }
                 WaitStatus::PtraceSyscall(pid) => {
                     let is_done = self.syscall(pid, scope);
-                    if serves_orders && self.is_answered(pid) || is_done && !self.watch.follow {
+                    if serves_orders && self.is_answered(pid) || is_done && self.watch.below.is_none() {
                         ptrace::detach(pid, None).ok();
                         if serves_orders {
                             return;
@@ -375,11 +343,8 @@ impl<'a> Tracer<'a> {
 
     /// Whether a process that serves orders has written its answer and asks for the next order.
     fn is_answered(&mut self, pid: Pid) -> bool {
-        let Some(entered) =
-            self.tracees.get(&pid).filter(|_| pid == self.root).and_then(|it| it.entered.as_ref())
-        else {
-            return false;
-        };
+        let tracee = self.tracees.get(&pid).filter(|_| pid == self.root);
+        let Some(entered) = tracee.and_then(|it| it.entered.as_ref()) else { return false };
         self.has_answered |= entered.name == "write" && entered.fd == 1;
         self.has_answered && entered.name == "read" && entered.fd == 0
     }
@@ -420,10 +385,10 @@ impl<'a> Tracer<'a> {
         }
         let duplicates = name == "dup" || name == "fcntl" && [F_DUPFD, F_DUPFD_CLOEXEC].contains(&args[1]);
         let opens_proc = in_proc && (name.starts_with("open") || duplicates);
-        tracee.entered = Some(Entered { name, fd: args[0], opens_proc, recorded: None, fails: None });
+        tracee.entered = Some(Entered { name, fd: args[0], opens_proc, fails: None });
 
         let mut on = path.unwrap_or_default();
-        if has_fd && !is_absolute && (self.watch.record || self.watch.below.is_some()) {
+        if has_fd && !is_absolute && (self.watch.at.is_none() || self.watch.below.is_some()) {
             on = format!("{}/{on}", path_of(pid, args[0])).trim_end_matches('/').to_owned();
         }
         let is_counted = match &self.watch.below {
@@ -436,11 +401,11 @@ impl<'a> Tracer<'a> {
         let count = self.counts.entry((name, in_proc)).or_default();
         let place = Place { name, nth: *count, in_proc };
         *count += 1;
-        let call = Call { place, args, on, result: None };
+        let call = Call { place, args, on };
         let entered = tracee.entered.as_mut().unwrap();
-        if self.watch.record {
-            entered.recorded = Some(self.ended.calls.len());
-            self.ended.calls.push(call.clone());
+        if self.watch.at.is_none() {
+            self.ended.calls.push(call);
+            return false;
         }
         if self.watch.at != Some(place) || self.ended.reached.is_some() {
             return false;
@@ -468,13 +433,13 @@ impl<'a> Tracer<'a> {
                 self.ended.waited = ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout);
             }
         }
-        !self.watch.record
+        true
     }
 
     fn leave(&mut self, pid: Pid) -> bool {
         let tracee = self.tracees.get_mut(&pid).unwrap();
         let Some(entered) = tracee.entered.take() else { return false };
-        if !entered.opens_proc && entered.recorded.is_none() && entered.fails.is_none() {
+        if !entered.opens_proc && entered.fails.is_none() {
             return false;
         }
         let Ok(mut registers) = ptrace::getregs(pid) else { return false };
@@ -482,14 +447,10 @@ impl<'a> Tracer<'a> {
             registers.rax = i64::from(-(errno as i32)).cast_unsigned();
             ptrace::setregs(pid, registers).unwrap();
         }
-        let result = registers.rax.cast_signed();
-        if entered.opens_proc && result >= 0 {
+        if entered.opens_proc && registers.rax.cast_signed() >= 0 {
             tracee.proc_fds.insert(registers.rax);
         }
-        if let Some(index) = entered.recorded {
-            self.ended.calls[index].result = Some(result);
-        }
-        entered.fails.is_some() && !self.watch.record
+        entered.fails.is_some()
     }
 }
 
@@ -532,9 +493,7 @@ mod tests {
         let whole = run(&command, Watch::recording());
         assert_eq!((whole.code, whole.stdout.as_str()), (Some(0), "content"), "{whole:?}");
         let opens = |it: &&Call| it.name() == "openat" && Path::new(&it.on) == file;
-        let open = whole.calls.iter().find(opens).unwrap();
-        assert!(open.result.unwrap() > 2);
-        let at = open.place;
+        let at = whole.calls.iter().find(opens).unwrap().place;
 
         let failed = run(&command, Watch::acting(at, Action::Fail(Errno::ESTALE)));
         assert_eq!((failed.code, failed.stdout.as_str()), (Some(1), ""));
