@@ -34,7 +34,7 @@ impl<'a> Catalog<'a> {
     }
 
     pub fn image(&self, name: &OsStr) -> Option<&Image> {
-        let fingerprint = CacheName::parse(name).fingerprint()?;
+        let fingerprint = CacheName::parse(name).fingerprint?;
         self.list
             .and_then(|it| it.by_fingerprint.get(fingerprint))
             .or_else(|| self.of_inventory.get(fingerprint))
@@ -42,7 +42,7 @@ impl<'a> Catalog<'a> {
 
     /// Whether nova could fetch or make a file again from its image; `None` where no complete list tells.
     pub fn downloadable(&self, name: &OsStr, kind: Kind) -> Option<bool> {
-        let fingerprint = CacheName::parse(name).fingerprint().filter(|_| kind != Kind::Other)?;
+        let fingerprint = CacheName::parse(name).fingerprint.filter(|_| kind != Kind::Other)?;
         let list = self.list?;
         match list.by_fingerprint.get(fingerprint) {
             Some(image) => image.status.as_deref().map(|it| it == "active"),
