@@ -1,6 +1,6 @@
 //! Which image a cache file belongs to, and whether it could be downloaded again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 
 use crate::cache_name::{CacheName, Kind, cache_file_name};
@@ -33,11 +33,14 @@ impl<'a> Catalog<'a> {
         Self { list, of_inventory }
     }
 
+    /// The image that a file belongs to.
     pub fn image(&self, name: &OsStr) -> Option<&Image> {
-        let fingerprint = CacheName::parse(name).fingerprint?;
-        self.list
-            .and_then(|it| it.by_fingerprint.get(fingerprint))
-            .or_else(|| self.of_inventory.get(fingerprint))
+        self.by_fingerprint(CacheName::parse(name).fingerprint?)
+    }
+
+    pub fn by_fingerprint(&self, fingerprint: &str) -> Option<&Image> {
+        let listed = self.list.and_then(|it| it.by_fingerprint.get(fingerprint));
+        listed.or_else(|| self.of_inventory.get(fingerprint))
     }
 
     /// Whether nova could fetch or make a file again from its image; `None` where no complete list tells.
@@ -48,10 +51,5 @@ impl<'a> Catalog<'a> {
             Some(image) => image.status.as_deref().map(|it| it == "active"),
             None => list.is_complete.then_some(false),
         }
-    }
-
-    pub fn fingerprints(&self) -> BTreeSet<String> {
-        let listed = self.list.into_iter().flat_map(|it| it.by_fingerprint.keys());
-        listed.chain(self.of_inventory.keys()).cloned().collect()
     }
 }

@@ -160,6 +160,8 @@ pub struct Judging {
     /// Judge interrupted downloads (.part, .converted) too
     #[arg(long)]
     pub partials: bool,
+    #[command(flatten)]
+    pub listing: Listing,
 }
 
 #[derive(Args, Debug)]
@@ -170,8 +172,6 @@ pub struct Explain {
     pub subjects: Vec<OsString>,
     #[command(flatten)]
     pub judging: Judging,
-    #[command(flatten)]
-    pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now
     #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true)]
     pub as_of: Option<AsOf>,
@@ -187,8 +187,6 @@ pub struct Prune {
     pub dry_run: bool,
     #[command(flatten)]
     pub judging: Judging,
-    #[command(flatten)]
-    pub listing: Listing,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now; only with --dry-run
     #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true, requires = "dry_run")]
     pub as_of: Option<AsOf>,
@@ -229,13 +227,13 @@ impl Cli {
             option.extend(take(name, !option.is_empty()).map(PathBuf::from));
         };
         fill("NOVA_IMAGECACHE_CONFIG_FILE", &mut global.config_file);
-        let (judging, listing, disks_only) = match command {
+        let (judging, disks_only) = match command {
             Command::Fname(_) => return,
             Command::Scan(listing) => return fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images),
-            Command::Explain(explain) => (&mut explain.judging, &mut explain.listing, false),
-            Command::Prune(prune) => (&mut prune.judging, &mut prune.listing, prune.disks_only),
+            Command::Explain(explain) => (&mut explain.judging, false),
+            Command::Prune(prune) => (&mut prune.judging, prune.disks_only),
         };
-        fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images);
+        fill("NOVA_IMAGECACHE_IMAGES", &mut judging.listing.images);
         if !disks_only {
             fill("NOVA_IMAGECACHE_INVENTORY", &mut judging.inventory);
             fill("NOVA_IMAGECACHE_LIBVIRT", &mut judging.libvirt);

@@ -1,7 +1,6 @@
 //! What the process tells its caller: the exit codes, and the errors that are more than bad input.
 
 use std::fmt;
-use std::process::ExitCode;
 
 /// How a command ended. Errors end it with [`Exit::Usage`] unless they are a [`Failure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,12 +11,6 @@ pub enum Exit {
     /// Bad usage or input, or refused: nothing was changed.
     Usage = 2,
     AlreadyRunning = 3,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
 }
 
 /// An error that ends the process with another code than bad input does.

@@ -14,5 +14,5 @@ fn main() -> ExitCode {
         report::print_message(&format!("{error:#}"));
         error.downcast_ref::<Failure>().map_or(Exit::Usage, |it| it.exit)
     });
-    exit.into()
+    ExitCode::from(exit as u8)
 }

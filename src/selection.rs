@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use crate::cache_name::{CacheName, cache_file_name};
+use crate::catalog::Catalog;
 
 /// The fewest hex digits that stand for a name.
 const SHORTEST_PREFIX: usize = 8;
@@ -20,13 +21,11 @@ pub struct Selection {
 }
 
 /// What there is to choose from.
-#[derive(Debug, Default)]
 pub struct Known<'a> {
     pub cache_dir: PathBuf,
     /// Files of the cache, and missing ones.
     pub names: BTreeSet<&'a OsStr>,
-    /// The fingerprints of the images that the inventory or the list of images has.
-    pub fingerprints: BTreeSet<String>,
+    pub catalog: &'a Catalog<'a>,
 }
 
 impl Selection {
@@ -82,7 +81,7 @@ impl Selection {
 
 impl<'a> Known<'a> {
     fn has_image(&self, fingerprint: &str) -> bool {
-        self.fingerprints.contains(fingerprint)
+        self.catalog.by_fingerprint(fingerprint).is_some()
             || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
     }
 
@@ -105,6 +104,7 @@ impl<'a> Known<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::{Image, Images};
 
     const A: &str = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"; // SHA-1 of "a"
     const NEAR_A: &str = "86f7e437ffffffffffffffffffffffffffffffff";
@@ -114,10 +114,12 @@ mod tests {
     fn a_word_is_a_name_a_path_an_image_or_the_start_of_a_name() {
         let copy = format!("{B}_5");
         let files = [A, NEAR_A, B, copy.as_str(), "swap_5"];
+        let listed = Image { id: "c".into(), name: None, status: None };
+        let images = Images { by_fingerprint: [(cache_file_name("c"), listed)].into(), ..Images::default() };
         let known = Known {
             cache_dir: "/i/_base".into(),
             names: files.iter().map(OsStr::new).collect(),
-            fingerprints: BTreeSet::from([cache_file_name("c")]),
+            catalog: &Catalog::new(Some(&images), None),
         };
         for (word, expected) in [
             (B, Some(vec![B])),
@@ -144,7 +146,8 @@ mod tests {
 
     #[test]
     fn a_name_means_its_info_file_too() {
-        let known = Known { names: BTreeSet::from([OsStr::new(A)]), ..Known::default() };
+        let names = BTreeSet::from([OsStr::new(A)]);
+        let known = Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default() };
         let (selection, _) = Selection::resolve(&[A.into()], &known).unwrap();
         assert!(selection.contains(OsStr::new(&format!("{A}.info"))));
         assert!(!selection.contains(OsStr::new(&format!("{A}_5"))));

@@ -1,9 +1,11 @@
 //! Points in time as a filesystem keeps them, and how the command line writes them.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+
+const NANOSECONDS_IN_400_YEARS: i128 = 146_097 * 86_400 * 1_000_000_000;
 
 /// A point in time: nanoseconds since 1970-01-01T00:00:00Z, negative before it.
 ///
@@ -35,34 +37,19 @@ impl Timestamp {
 
     /// RFC 3339 in UTC with nanoseconds, or `None` outside the years 0 to 9999, which RFC 3339 cannot write.
     pub fn rfc3339(self) -> Option<String> {
-        let seconds = self.0.div_euclid(1_000_000_000);
-        let nanoseconds = self.0.rem_euclid(1_000_000_000);
-        let (days, second_of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-        let (year, month, day) = civil_from_days(days);
-        (0..=9999).contains(&year).then(|| {
-            format!(
-                "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanoseconds:09}Z",
-                second_of_day / 3600,
-                second_of_day / 60 % 60,
-                second_of_day % 60
-            )
-        })
+        // humantime writes no year before 1970, and a damaged filesystem holds such mtimes. The calendar repeats every 400
+        // years, so these are written as 2,000 years later.
+        let years_later = if self.0 < 0 { 2000 } else { 0 };
+        let nanoseconds = u128::try_from(self.0 + years_later / 400 * NANOSECONDS_IN_400_YEARS).ok()?;
+        let seconds = u64::try_from(nanoseconds / 1_000_000_000).ok()?;
+        let since = Duration::new(seconds, (nanoseconds % 1_000_000_000) as u32);
+        let mut text = String::new();
+        // This fails after the year 9999.
+        write!(text, "{}", humantime::format_rfc3339_nanos(UNIX_EPOCH.checked_add(since)?)).ok()?;
+        let (year, rest) = text.split_once('-')?;
+        let year = year.parse::<i128>().ok()? - years_later;
+        (year >= 0).then(|| format!("{year:04}-{rest}"))
     }
-}
-
-/// Days since 1970-01-01 to a date of the proleptic Gregorian calendar, by Howard Hinnant's `civil_from_days`.
-///
-/// humantime cannot print a time before 1970, and a damaged filesystem holds such mtimes.
-fn civil_from_days(days: i128) -> (i128, i128, i128) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i128::from(month <= 2);
-    (year, month, day)
 }
 
 /// A duration of the command line: what humantime reads (`24h`, `1h 30m`), or a bare number of seconds.

@@ -9,7 +9,6 @@ the image service.
 These answer `ok`, or `failed CLASS: text`:
 
     start UUID IMAGE            makes the instance's disk, fetching the image if the cache does not have it
-    start-no-fetch UUID IMAGE   the same where the image service does not have the image any more
     swap UUID MIB               makes the instance's swap disk
     rebase UUID FILE            puts the instance's disk on another base file, as at the end of an unshelve
     resize UUID                 renames the directory to UUID_resize and copies the disks back, as a resize on one host does
@@ -65,14 +64,13 @@ class Images:
     def __init__(self, folder, not_found):
         self.folder = folder
         self.not_found = not_found
-        self.is_empty = False
 
     def get(self, context, image_id):
         return {"disk_format": "raw"}
 
     def download(self, context, image_id, dest_path, trusted_certs=None):
         source = os.path.join(self.folder, image_id)
-        if self.is_empty or not os.path.exists(source):
+        if not os.path.exists(source):
             raise self.not_found(image_id=image_id)
         shutil.copyfile(source, dest_path)
 
@@ -135,13 +133,6 @@ class Nova:
         file_name = self.imagecache.get_cache_fname(image)
         disk = self.qcow2(instance, "disk")
         self.driver._try_fetch_image_cache(disk, self.fetch_image, None, file_name, image, instance, None)
-
-    def do_start_no_fetch(self, uuid, image):
-        self.images.is_empty = True
-        try:
-            self.do_start(uuid, image)
-        finally:
-            self.images.is_empty = False
 
     def do_swap(self, uuid, mib):
         disk = self.qcow2(self.instance(uuid), "disk.swap")
@@ -224,7 +215,7 @@ def main(instances_path, images):
         if nova is None:
             nova = Nova(instances_path, images)
         arguments = [rest] if verb == "pass" else rest.split()
-        operation = getattr(nova, "do_" + verb.replace("-", "_"))
+        operation = getattr(nova, "do_" + verb)
         try:
             operation(*arguments)
             answer = "ok"

@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
+use crate::common::NO_ARGS;
 use crate::common::proof::{Scene, checked, none_failed, sample, share, thinned};
+use crate::common::prune::judging_command;
 use crate::common::steps::{Action, Call, Ended, Watch, run};
 
 /// Of the calls on the `/proc` of other processes, whose number is that of the machine's processes, so many.
@@ -190,10 +192,10 @@ fn no_fault_at_any_system_call_of_a_prune_after_a_kill_loses_a_file_or_makes_a_f
 #[test]
 fn no_fault_at_any_system_call_of_an_explain_changes_anything_or_frees_a_needed_file() {
     let scene = &Scene::new();
-    let recorded = run(&scene.explain(), Watch::recording());
+    let command = judging_command(&scene.world, "explain", NO_ARGS);
+    let recorded = run(&command, Watch::recording());
     assert_eq!((recorded.code, recorded.stderr.as_str()), (Some(0), ""), "{recorded:?}");
 
-    let command = scene.explain();
     Subject { what: "explain", scene, command, wanted: 120 }.every_fault(&recorded, |ended| {
         scene.before.assert_same(&scene.state());
         scene.report_is_true(ended, &BTreeSet::new());

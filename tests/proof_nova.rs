@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 
 use crate::common::HOST;
-use crate::common::nova::{Nova, upload};
+use crate::common::nova::{Nova, images, upload};
 use crate::common::proof::{INSTANCES, OLD_IMAGE, Scene, none_failed};
 use crate::common::prune::{backing_file, names};
 use crate::proof_interleavings::{Did, Operation, Range, at_every_call, needs, prune_at_every_call, resized};
@@ -57,8 +57,11 @@ fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>>
     passes.locks.clone_from(&scene.removable);
     vec![
         Operation::new("nova starts an instance", FromLocking, starts).locking(target).making(target),
-        Operation::new("nova starts an instance whose image is gone", FromLocking, move |_| {
-            needs(does(format!("start-no-fetch {NEW} {OLD_IMAGE}")))
+        Operation::new("nova starts an instance whose image is gone", FromLocking, move |scene| {
+            fs_err::remove_file(images(&scene.world).join(OLD_IMAGE)).unwrap();
+            let did = starts(scene);
+            upload(&scene.world, OLD_IMAGE);
+            did
         })
         .locking(target),
         Operation::new("nova starts an instance and fetches the image", FromLocking, starts)

@@ -204,71 +204,42 @@ fn a_cache_directory_that_is_replaced_before_it_is_read_loses_nothing() {
 #[test]
 fn a_file_that_a_disk_has_come_to_name_stays_and_the_others_go() {
     type Act = fn(&InUse, &Path);
-    // What changes, what the report says of it, what does it, and how many files stay.
-    let acts: [(&str, &str, Act, usize); 11] = [
-        ("a new directory", "2b9e/disk", |it, base| overlay(&it.world.path("2b9e/disk"), base), 1),
-        (
-            "a known directory",
-            "disk.eph0",
-            |it, base| overlay(&it.world.path(KNOWN).join("disk.eph0"), base),
-            1,
-        ),
+    // What changes, what the report says of it, how many files stay, and what does it.
+    let acts: [(&str, &str, usize, Act); 11] = [
+        ("a new directory", "2b9e/disk", 1, |it, base| overlay(&it.world.path("2b9e/disk"), base)),
+        ("a known directory", "disk.eph0", 1, |it, base| {
+            overlay(&it.world.path(KNOWN).join("disk.eph0"), base);
+        }),
         // No directory changes, and no mtime of one.
-        (
-            "a disk is rebased in place",
-            KNOWN,
-            |it, base| {
-                let args = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b"].map(AsRef::as_ref);
-                qemu_img(args.into_iter().chain([base, &it.world.path(KNOWN).join("disk")]));
-            },
-            1,
-        ),
-        ("the instances path itself", "loose", |it, base| overlay(&it.world.path("loose"), base), 1),
-        ("a new snapshot", "snapshots/x/y", |it, base| overlay(&it.world.path("snapshots/x/y"), base), 1),
-        (
-            "a directory that took the place and mtime of another",
-            KNOWN,
-            |it, base| {
-                let (known, outside) = (it.world.path(KNOWN), it.world.outside().join("other"));
-                overlay(&outside.join("disk"), base);
-                set_mtime(&outside, mtime(&known));
-                fs_err::rename(&known, it.world.outside().join("was-known")).unwrap();
-                fs_err::rename(&outside, &known).unwrap();
-            },
-            1,
-        ),
-        (
-            "a chain through a file elsewhere",
-            "3c8f/disk",
-            |it, base| {
-                let link = it.world.outside().join("link.qcow2");
-                overlay(&link, base);
-                overlay(&it.world.path("3c8f/disk"), link);
-            },
-            1,
-        ),
+        ("a disk is rebased in place", KNOWN, 1, |it, base| {
+            let args = ["rebase", "-u", "-f", "qcow2", "-F", "raw", "-b"].map(AsRef::as_ref);
+            qemu_img(args.into_iter().chain([base, &it.world.path(KNOWN).join("disk")]));
+        }),
+        ("the instances path itself", "loose", 1, |it, base| overlay(&it.world.path("loose"), base)),
+        ("a new snapshot", "snapshots/x/y", 1, |it, base| overlay(&it.world.path("snapshots/x/y"), base)),
+        ("a directory that took the place and mtime of another", KNOWN, 1, |it, base| {
+            let (known, outside) = (it.world.path(KNOWN), it.world.outside().join("other"));
+            overlay(&outside.join("disk"), base);
+            set_mtime(&outside, mtime(&known));
+            fs_err::rename(&known, it.world.outside().join("was-known")).unwrap();
+            fs_err::rename(&outside, &known).unwrap();
+        }),
+        ("a chain through a file elsewhere", "3c8f/disk", 1, |it, base| {
+            let link = it.world.outside().join("link.qcow2");
+            overlay(&link, base);
+            overlay(&it.world.path("3c8f/disk"), link);
+        }),
         // It leads nowhere, so that everything is put back.
-        (
-            "a link in the cache",
-            "leads nowhere",
-            |it, _| overlay(&it.world.path("3c8f/disk"), it.world.base("e".repeat(40))),
-            3,
-        ),
-        (
-            "a rename for a resize",
-            "",
-            |it, _| fs_err::rename(it.world.path(KNOWN), it.world.path(format!("{KNOWN}_resize"))).unwrap(),
-            0,
-        ),
-        (
-            "an instance of another image",
-            "",
-            |it, _| overlay(&it.world.path("2b9e/disk"), it.world.base(&it.used)),
-            0,
-        ),
-        ("an instance that goes", "", |it, _| fs_err::remove_dir_all(it.world.path("2b9f")).unwrap(), 0),
+        ("a link in the cache", "leads nowhere", 3, |it, _| {
+            overlay(&it.world.path("3c8f/disk"), it.world.base("e".repeat(40)));
+        }),
+        ("a rename for a resize", "", 0, |it, _| {
+            fs_err::rename(it.world.path(KNOWN), it.world.path(format!("{KNOWN}_resize"))).unwrap();
+        }),
+        ("another image", "", 0, |it, _| overlay(&it.world.path("2b9e/disk"), it.world.base(&it.used))),
+        ("an instance that goes", "", 0, |it, _| fs_err::remove_dir_all(it.world.path("2b9f")).unwrap()),
     ];
-    for (what, word, act, stay) in acts {
+    for (what, word, stay, act) in acts {
         let (it, files) = InUse::with_three();
         // Not asked for, so it stays.
         symlink(it.world.base(&files[1]), it.world.base("e".repeat(40))).unwrap();

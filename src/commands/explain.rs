@@ -11,7 +11,7 @@ use crate::guard::{self, Asked};
 
 pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     let asked = Asked { dry_run: true, ..Asked::default() };
-    let pass = Pass::prepare(global, (&args.judging, &args.listing), args.as_of, asked)?;
+    let pass = Pass::prepare(global, &args.judging, args.as_of, asked)?;
     let evidence = pass.shown(|| pass.gather(&BTreeSet::new()))?;
     let mut found = pass.judge(&evidence)?;
     found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));

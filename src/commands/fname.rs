@@ -25,6 +25,7 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
             let file_name = cache_file_name(&image_id);
             let path = cache_dir.as_ref().map(|dir| dir.join(&file_name));
             let exists = path.as_ref().and_then(|it| it.try_exists().ok());
+            let path = path.map(|it| it.to_string_lossy().into_owned());
             ImageFile { image_id, file_name, path, exists }
         })
         .collect();

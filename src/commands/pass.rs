@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::catalog::Catalog;
-use crate::cli::{Global, Judging, Listing};
+use crate::cli::{Global, Judging};
 use crate::evidence::{Evidence, Workers, gather};
 use crate::exit::Exit;
 use crate::filesystem::Space;
@@ -59,7 +59,7 @@ impl<'a> Pass<'a> {
     /// Reads all input but the instances path.
     pub fn prepare(
         global: &'a Global,
-        (judging, listing): (&'a Judging, &Listing),
+        judging: &'a Judging,
         as_of: Option<AsOf>,
         asked: Asked,
     ) -> Result<Self> {
@@ -67,14 +67,14 @@ impl<'a> Pass<'a> {
         let has_libvirt = !judging.libvirt.is_empty();
         let asked = Asked { has_inventory, has_libvirt, ignore_unlisted: judging.ignore_unlisted, ..asked };
         guard::check_usage(asked)?;
-        input::check_stdin(&judging.inventory, &listing.images)?;
+        input::check_stdin(&judging.inventory, &judging.listing.images)?;
         if global.verbose && !global.environment.is_empty() {
             report::print_message(&format!("from the environment: {}", global.environment.join(", ")));
         }
         let conf = settings::nova_conf(global, Some(judging))?;
         let has_source = has_inventory || has_libvirt;
         let texts = has_source.then(|| inventory::read(&judging.inventory, &judging.libvirt)).transpose()?;
-        let images = images::load(&listing.images)?;
+        let images = images::load(&judging.listing.images)?;
         let mut warnings: Vec<Warning> = images.iter().flat_map(|it| it.warnings.clone()).collect();
         warnings.extend((!conf.remove_unused_base_images).then_some(Warning::RemoveUnusedBaseImages));
         Ok(Self {
@@ -145,7 +145,7 @@ impl<'a> Pass<'a> {
         let known = Known {
             cache_dir: self.layout.cache_dir(),
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
-            fingerprints: if self.judging.keep.is_empty() { BTreeSet::new() } else { catalog.fingerprints() },
+            catalog: &catalog,
         };
         let (keep, unknown) = Selection::resolve(&absolute(&self.judging.keep), &known)?;
         let judgement =
@@ -175,7 +175,7 @@ impl<'a> Pass<'a> {
         let known = Known {
             cache_dir: self.layout.cache_dir(),
             names: files.chain(missing).collect(),
-            fingerprints: found.catalog.fingerprints(),
+            catalog: &found.catalog,
         };
         let words = &absolute(words);
         let (selection, unknown) = Selection::resolve(words, &known)?;
@@ -219,6 +219,8 @@ impl<'a> Pass<'a> {
             warnings: &found.warnings,
             catalog: &found.catalog,
             files,
+            in_full: selection.is_some(),
+            verbose: self.global.verbose,
             pass: Some(report::Pass {
                 policy: &self.policy,
                 as_of: found.as_of,
@@ -226,10 +228,8 @@ impl<'a> Pass<'a> {
                 judgement: &found.judgement,
                 is_complete,
                 missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
-                pruned,
-                in_full: selection.is_some(),
-                verbose: self.global.verbose,
             }),
+            pruned,
         };
         report::print(&report, self.global)?;
         Ok(if is_complete && is_done { Exit::Done } else { Exit::Incomplete })

@@ -30,7 +30,7 @@ pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
         allow_empty: args.allow_empty,
         ..Asked::default()
     };
-    let pass = Pass::prepare(global, (&args.judging, &args.listing), args.as_of, asked)?;
+    let pass = Pass::prepare(global, &args.judging, args.as_of, asked)?;
     let plan = args.plan.as_deref().map(|file| Plan::load(file, &pass.layout)).transpose()?;
     let command = Command { args, pass, plan };
     // Dry or not is decided here, once.

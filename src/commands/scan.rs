@@ -39,7 +39,10 @@ pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
             .flat_map(|it| &it.files)
             .map(|(name, file)| entry((name.as_os_str(), file)))
             .collect(),
+        in_full: false,
+        verbose: global.verbose,
         pass: None,
+        pruned: None,
     };
     report::print(&report, global)?;
     Ok(Exit::Done)

@@ -17,16 +17,7 @@ use crate::verdict::{Reason, Verdict};
 
 /// Writes what `fname` found.
 pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
-    let head = json!({ "schema_version": SCHEMA_VERSION });
-    let file = |it: &ImageFile| {
-        json!({
-            "image_id": it.image_id,
-            "file_name": it.file_name,
-            "path": it.path.as_ref().map(|it| it.to_string_lossy()),
-            "exists": it.exists,
-        })
-    };
-    write(output, Document { head, files: || files.iter().map(file), tail: Value::Null })
+    write(output, json!({ "schema_version": SCHEMA_VERSION, "files": files }))
 }
 
 /// Writes what `scan`, `explain` or `prune` found.
@@ -45,6 +36,10 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
         "filesystem": super::space_of(report.layout),
         "warnings": warnings.collect::<Value>(),
     });
+    if let Some(pruned) = report.pruned {
+        head["dry_run"] = json!(pruned.dry_run);
+        head["goal"] = json!(pruned.goal);
+    }
     let mut tail = json!({});
     let mut summary = json!(Total::of(&report.files));
     match &report.pass {
@@ -56,7 +51,7 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
             summary["not_downloadable"] = json!(Total::of(report.lost()));
         }
     }
-    if let Some(pruned) = report.pruned() {
+    if let Some(pruned) = report.pruned {
         summary["by_outcome"] = totals(&Outcome::ALL, report, |it| it.done.map(|it| it.outcome));
         summary["touched"] = json!(pruned.touched);
     }
@@ -65,10 +60,6 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
 }
 
 fn add_head(head: &mut Value, pass: &Pass<'_>) {
-    if let Some(pruned) = pass.pruned {
-        head["dry_run"] = json!(pruned.dry_run);
-        head["goal"] = json!(pruned.goal);
-    }
     head["complete"] = json!(pass.is_complete);
     head["policy"] = json!({
         "host": pass.policy.host,
@@ -79,10 +70,9 @@ fn add_head(head: &mut Value, pass: &Pass<'_>) {
         "as_of": pass.as_of.map(|it| it.rfc3339()),
     });
     let counted = pass.judgement.counted;
-    let inventory = pass.inventory;
-    head["inventory"] = inventory.map_or(
-        Value::Null,
-        |it| json!({ "sources": it.sources, "instances": it.instances.len(), "counted": counted }),
+    head["inventory"] = json!(
+        pass.inventory
+            .map(|it| json!({ "sources": it.sources, "instances": it.instances.len(), "counted": counted }))
     );
 }
 

@@ -5,7 +5,6 @@ pub mod table;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anstream::adapter::strip_str;
@@ -26,11 +25,12 @@ use crate::verdict::{Judged, Judgement, Missing, Policy};
 use crate::warning::Warning;
 
 /// An image and the name of its cache file.
+#[derive(serde::Serialize)]
 pub struct ImageFile {
     pub image_id: String,
     pub file_name: String,
     /// Where that file is or would be, and whether it is there; where an instances path was named.
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
     pub exists: Option<bool>,
 }
 
@@ -43,8 +43,13 @@ pub struct Report<'a> {
     pub catalog: &'a Catalog<'a>,
     /// Those to show, by name.
     pub files: Vec<Entry<'a>>,
+    /// Whether the files were asked for by name, so that everything about them is wanted.
+    pub in_full: bool,
+    pub verbose: bool,
     /// Not of `scan`.
     pub pass: Option<Pass<'a>>,
+    /// Only of `prune`.
+    pub pruned: Option<&'a Pruned<'a>>,
 }
 
 /// A file of the cache.
@@ -66,10 +71,6 @@ pub struct Pass<'a> {
     pub judgement: &'a Judgement<'a>,
     pub is_complete: bool,
     pub missing: Vec<&'a Missing<'a>>,
-    pub pruned: Option<&'a Pruned<'a>>,
-    /// Whether the files were asked for by name, so that everything about them is wanted.
-    pub in_full: bool,
-    pub verbose: bool,
 }
 
 /// What a prune did, so far.
@@ -124,14 +125,6 @@ impl Total {
 }
 
 impl Report<'_> {
-    fn pruned(&self) -> Option<&Pruned<'_>> {
-        self.pass.as_ref()?.pruned
-    }
-
-    fn in_full(&self) -> bool {
-        self.pass.as_ref().is_some_and(|it| it.in_full)
-    }
-
     fn age(&self, it: &Entry<'_>) -> Option<Duration> {
         match it.judged {
             Some(judged) => judged.age,

@@ -52,16 +52,15 @@ pub fn report(report: &Report<'_>) -> String {
     let mut files = report.files.clone();
     files.sort_by_key(|it| (rank(it), Reverse(it.file.disk_bytes()), it.name));
     let mut text = String::new();
-    if report.in_full() {
+    if report.in_full {
         text.extend(files.iter().map(|it| story(report, it, width)));
     } else {
-        let all = report.pass.as_ref().is_some_and(|it| it.verbose);
-        files.retain(|it| all || it.done.is_none_or(|it| it.outcome != Outcome::Kept));
+        files.retain(|it| report.verbose || it.done.is_none_or(|it| it.outcome != Outcome::Kept));
         let rows: Vec<Row> = files.iter().map(|it| row(report, it)).collect();
-        let first = match &report.pass {
-            None => ("KIND", 9),
-            Some(Pass { pruned: None, .. }) => ("VERDICT", 12),
-            Some(_) => ("OUTCOME", 12),
+        let first = match (&report.pass, report.pruned) {
+            (None, _) => ("KIND", 9),
+            (Some(_), None) => ("VERDICT", 12),
+            (Some(_), Some(_)) => ("OUTCOME", 12),
         };
         text.push_str(&table(first, &rows, width));
     }
@@ -70,18 +69,18 @@ pub fn report(report: &Report<'_>) -> String {
     }
     text.push_str(&totals(report, width));
     text.push_str(&last_line(&lost(report), width));
-    let freed = report.pruned().map(|it| freed(report, it)).unwrap_or_default();
+    let freed = report.pruned.map(|it| freed(report, it)).unwrap_or_default();
     let free = space_of(report.layout).map(free).unwrap_or_default();
     text + &last_line(&joined([&freed, &free], "; "), width)
 }
 
 fn beside_the_files(report: &Report<'_>, pass: &Pass<'_>, width: usize) -> String {
-    let is_prune = pass.pruned.is_some();
-    if is_prune && !pass.verbose && pass.is_complete {
+    let is_prune = report.pruned.is_some();
+    if is_prune && !report.verbose && pass.is_complete {
         return String::new();
     }
     let mut text: String = pass.missing.iter().map(|it| missing(report, it, width)).collect();
-    if !pass.in_full && !is_prune {
+    if !report.in_full && !is_prune {
         let directories = pass.judgement.unlisted_directories.iter();
         let what = if directories.len() == 1 { "directory" } else { "directories" };
         let items = directories.map(|it| unlisted_directory(it, report.generated_at));
@@ -102,7 +101,7 @@ fn lost(report: &Report<'_>) -> String {
     if lost.files == 0 {
         return String::new();
     }
-    let removed = report.pruned().and_then(|pruned| {
+    let removed = report.pruned.and_then(|pruned| {
         let removed = Total::of(report.lost().filter(|it| pruned.removes(it)));
         let verb = if pruned.dry_run { "would be removed" } else { "removed" };
         let text = || format!(", {} of them {verb} ({})", removed.files, size_text(removed.disk_bytes));
@@ -136,7 +135,7 @@ fn missing(report: &Report<'_>, missing: &Missing<'_>, width: usize) -> String {
     } else {
         image.clear();
     }
-    let reason = |it: &Reason<'_>| match report.in_full() {
+    let reason = |it: &Reason<'_>| match report.in_full {
         true => full_reason(it, width),
         false => wrapped(&one_line(&it.text), 4, width),
     };

@@ -496,7 +496,8 @@ fn what_is_asked_to_be_kept_and_what_qemu_has_open_is_in_use() {
     let mut evidence = evidence(&[(A, 99 * HOUR), ("swap_5", 99 * HOUR), ("swap_6", 99 * HOUR)]);
     let files = &mut evidence.cache.as_mut().unwrap().files;
     files.get_mut(OsStr::new("swap_6")).unwrap().is_open_in_qemu = true;
-    let known = crate::selection::Known { names: BTreeSet::from([OsStr::new(A)]), ..Default::default() };
+    let (cache_dir, catalog) = (PathBuf::new(), &crate::catalog::Catalog::default());
+    let known = crate::selection::Known { cache_dir, names: BTreeSet::from([OsStr::new(A)]), catalog };
     let (keep, _) = Selection::resolve(&["a".into()], &known).unwrap();
     let judgement = super::judge(&evidence, None, (&policy(), &keep), NOW);
     let codes: Vec<_> = judgement.files.iter().map(|it| (it.verdict, it.reasons[0].code)).collect();

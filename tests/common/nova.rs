@@ -108,7 +108,7 @@ impl Drop for Nova {
 }
 
 /// The folder that is nova's image service.
-fn images(world: &World) -> PathBuf {
+pub fn images(world: &World) -> PathBuf {
     world.outside().join("images")
 }
 

@@ -8,11 +8,11 @@ use nova_imagecache::cache_name::{SET_ASIDE, cache_file_name};
 use serde_json::{Value, json};
 
 use crate::common::prune::{
-    aside, chown_all, copy_tree, finish, is_full, judging_command, lock_file, names, nova_user, plain_file,
-    prune_command, untouched,
+    aside, chown_all, copy_tree, finish, is_full, lock_file, names, nova_user, plain_file, prune_command,
+    untouched,
 };
 use crate::common::steps::Ended;
-use crate::common::{DAY, Entry, HOST, NO_ARGS, Snapshot, World, list, overlay, set_age, text};
+use crate::common::{DAY, Entry, HOST, Snapshot, World, list, overlay, set_age, text};
 
 /// A tree below the limits from which on the program starts threads (8 items in a directory), with files that are needed
 /// by an inventory, by a listed disk and by an unlisted one, and with removable files of three kinds.
@@ -105,12 +105,7 @@ impl Scene {
         snapshot
     }
 
-    pub fn explain(&self) -> Command {
-        judging_command(&self.world, "explain", NO_ARGS)
-    }
-
-    /// A real prune. It does not wait for what an operation began, for operations are whole here, nor for locks where the
-    /// one that holds them stands.
+    /// A real prune. It does not wait for what an operation began, for operations are whole here.
     pub fn prune(&self, args: &[&str]) -> Command {
         prune_command(&self.world, ["--settle", "0s"].iter().chain(args))
     }
