@@ -5,8 +5,9 @@
 
 use std::ffi::{OsStr, OsString};
 
-use serde::Serialize;
 use sha1::{Digest as _, Sha1};
+
+use crate::words::words;
 
 /// The name of the cache file of an image: the SHA-1 of its id in lower-case hex (nova's `get_cache_fname`).
 pub fn cache_file_name(image_id: &str) -> String {
@@ -30,57 +31,27 @@ pub fn set_aside_name(name: &OsStr) -> OsString {
     aside
 }
 
-/// What a file of the cache directory is, by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// An image as it was fetched.
-    Original,
-    /// A copy of an image grown to the disk size of a flavor.
-    Resized,
-    /// A copy as nova made them before Folsom (`_sm`).
-    Small,
-    /// A swap disk, shared by all instances with that much swap.
-    Swap,
-    /// An ephemeral disk, shared by all instances with that much of it.
-    Ephemeral,
-    /// The `.info` file that nova kept beside a cache file before Newton.
-    Info,
-    /// A download or a conversion that broke off.
-    Partial,
-    /// What a prune that was killed had set aside.
-    SetAside,
-    /// Anything else, directories and special files among it: never touched.
-    Other,
-}
-
-impl Kind {
-    /// Every kind, in the order of reports.
-    pub const ALL: [Self; 9] = [
-        Self::Original,
-        Self::Resized,
-        Self::Small,
-        Self::Swap,
-        Self::Ephemeral,
-        Self::Info,
-        Self::Partial,
-        Self::SetAside,
-        Self::Other,
-    ];
-
-    /// The word for it in tables and JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Original => "original",
-            Self::Resized => "resized",
-            Self::Small => "small",
-            Self::Swap => "swap",
-            Self::Ephemeral => "ephemeral",
-            Self::Info => "info",
-            Self::Partial => "partial",
-            Self::SetAside => "set_aside",
-            Self::Other => "other",
-        }
+words! {
+    /// What a file of the cache directory is, by its name.
+    pub enum Kind {
+        /// An image as it was fetched.
+        Original = "original",
+        /// A copy of an image grown to the disk size of a flavor.
+        Resized = "resized",
+        /// A copy as nova made them before Folsom (`_sm`).
+        Small = "small",
+        /// A swap disk, shared by all instances with that much swap.
+        Swap = "swap",
+        /// An ephemeral disk, shared by all instances with that much of it.
+        Ephemeral = "ephemeral",
+        /// The `.info` file that nova kept beside a cache file before Newton.
+        Info = "info",
+        /// A download or a conversion that broke off.
+        Partial = "partial",
+        /// What a prune that was killed had set aside.
+        SetAside = "set_aside",
+        /// Anything else, directories and special files among it: never touched.
+        Other = "other",
     }
 }
 

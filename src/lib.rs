@@ -47,3 +47,4 @@ mod size;
 mod time;
 pub mod verdict;
 pub mod warning;
+mod words;

@@ -3,61 +3,31 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use serde::Serialize;
-
 use crate::plan::Plan;
 use crate::selection::Selection;
 use crate::verdict::{Judged, Judgement, Verdict};
+use crate::words::words;
 
-/// What became of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    Removed,
-    /// A dry run: it would be tried. In a real prune: it is still to be done.
-    WouldRemove,
-    /// Its verdict keeps it, or it was not asked for.
-    Kept,
-    /// Not needed for the goal of `--until-free`.
-    Spared,
-    /// Somebody else, most likely nova, holds its lock.
-    Locked,
-    /// Another process has it open.
-    Open,
-    /// It is no longer the file that was judged, or something now needs it.
-    Changed,
-    /// It could not be removed, or not be checked.
-    Failed,
-    /// The run was interrupted before.
-    NotReached,
-}
-
-impl Outcome {
-    /// Every outcome, in the order of reports.
-    pub const ALL: [Self; 9] = [
-        Self::Removed,
-        Self::WouldRemove,
-        Self::Kept,
-        Self::Spared,
-        Self::Locked,
-        Self::Open,
-        Self::Changed,
-        Self::Failed,
-        Self::NotReached,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::WouldRemove => "would_remove",
-            Self::Kept => "kept",
-            Self::Spared => "spared",
-            Self::Locked => "locked",
-            Self::Open => "open",
-            Self::Changed => "changed",
-            Self::Failed => "failed",
-            Self::NotReached => "not_reached",
-        }
+words! {
+    /// What became of a file.
+    pub enum Outcome {
+        Removed = "removed",
+        /// A dry run: it would be tried. In a real prune: it is still to be done.
+        WouldRemove = "would_remove",
+        /// Its verdict keeps it, or it was not asked for.
+        Kept = "kept",
+        /// Not needed for the goal of `--until-free`.
+        Spared = "spared",
+        /// Somebody else, most likely nova, holds its lock.
+        Locked = "locked",
+        /// Another process has it open.
+        Open = "open",
+        /// It is no longer the file that was judged, or something now needs it.
+        Changed = "changed",
+        /// It could not be removed, or not be checked.
+        Failed = "failed",
+        /// The run was interrupted before.
+        NotReached = "not_reached",
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::common::proof::{INSTANCES, Scene, checked, none_failed, sample, share, thinned};
-use crate::common::prune::{Running, broken_disks, finish, is_locked, lock_file, wait_until, with_outcome};
+use crate::common::prune::{Running, broken_disks, finish, is_locked, lock_file, with_outcome};
 use crate::common::steps::{Action, Call, Ended, Place, Watch, attached, run};
 use crate::common::{overlay, tool};
 
@@ -267,15 +267,9 @@ const CREATE: &str = "create -q -f qcow2 -F raw -b";
 
 /// A QEMU opens a disk on the target and keeps it open.
 fn open_in_qemu(scene: &Scene, disk: &Path) -> Did {
-    let socket = scene.world.outside().join("nbd.sock");
-    fs_err::remove_file(&socket).ok();
-    let mut command = Command::new(tool("qemu-nbd", "qemu-utils"));
-    command.args(["--format=qcow2", "--persistent", "--socket"]).arg(&socket).arg(disk);
-    let mut running = Running::start(&mut command);
-    wait_until("qemu-nbd opens the chain or ends", || {
-        !running.is_running() || socket.exists() && is_locked(&scene.world.base(&scene.target))
-    });
-    if running.is_running() { Did::Holds(Box::new(running)) } else { Did::Refused }
+    let target = scene.world.base(&scene.target);
+    let qemu = Running::qemu_nbd(&scene.world, &["--format=qcow2"], disk, &target);
+    qemu.map_or(Did::Refused, |it| Did::Holds(Box::new(it)))
 }
 
 fn second_prune(scene: &Scene) -> Did {

@@ -1,7 +1,6 @@
 //! Prune beside a running nova, which is here the real oslo.concurrency, and beside another prune.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nova_imagecache::cache_name::cache_file_name;
@@ -112,8 +111,8 @@ fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swa
         nova.takes(name);
         nova.releases(name);
     }
-    let waits = fs_err::File::create(lock_file(&it.world, &open)).unwrap().into_parts().0;
-    let sleep = Running::start_with(Command::new("sleep").arg("60"), waits);
+    fs_err::write(lock_file(&it.world, &open), "").unwrap();
+    let waits = Running::sleep_with(&lock_file(&it.world, &open));
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!(with_outcome(&run, "removed").len(), 6);
     let expected = [swap, ephemeral, open, it.used.clone()].map(|name| format!("nova-{name}"));
@@ -121,7 +120,7 @@ fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swa
         names(&it.world.path("locks")),
         expected.into_iter().chain(["imagecache-prune.lock".to_owned()]).collect()
     );
-    drop(sleep);
+    drop(waits);
 }
 
 /// strace holds prune up between the two.

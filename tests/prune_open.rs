@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::prune::{
-    InUse, Running, aside, backing_file, inject, is_locked, under_strace, untouched, wait_until,
+    InUse, Running, aside, backing_file, inject, under_strace, untouched, wait_until,
 };
 use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, qemu_img, set_age, tool};
 
@@ -27,25 +27,6 @@ fn disk_elsewhere(world: &World, backing: &str, format: &str) -> PathBuf {
     let args = ["rebase", "-u", "-f", "qcow2", "-F", format, "-b"].map(PathBuf::from);
     qemu_img(args.into_iter().chain([world.base(backing), disk.clone()]));
     disk
-}
-
-/// Starts qemu-nbd and waits until it has this file open, which it does after it listens.
-fn qemu_nbd(world: &World, args: &[&str], disk: &Path, opens: &Path) -> Running {
-    let socket = world.outside().join("nbd.sock");
-    let mut command = Command::new(tool("qemu-nbd", "qemu-utils"));
-    command.args(["--persistent", "--socket"]).arg(&socket).args(args).arg(disk);
-    let mut running = Running::start(&mut command);
-    wait_until("qemu-nbd opens the chain", || {
-        assert!(running.is_running(), "qemu-nbd cannot open {}", disk.display());
-        socket.exists() && is_locked(opens)
-    });
-    running
-}
-
-/// A process that takes no locks.
-fn sleep_with(file: &Path) -> Running {
-    let file = fs_err::File::open(file).unwrap().into_parts().0;
-    Running::start_with(Command::new("sleep").arg("60"), file)
 }
 
 /// Checks that a file which QEMU has open is in use for all to see, and goes when it is not any more.
@@ -79,7 +60,7 @@ fn the_bases_stay_while_qemu_has_an_overlay_open_that_lies_elsewhere() {
             let it = InUse::new();
             let base = base_in(&it.world, format);
             let disk = disk_elsewhere(&it.world, &base, format);
-            let qemu = qemu_nbd(&it.world, access, &disk, &it.world.base(&base));
+            let qemu = Running::qemu_nbd(&it.world, access, &disk, &it.world.base(&base)).unwrap();
             is_in_use_until_it_ends(&it, &base, qemu);
         }
     }
@@ -90,7 +71,7 @@ fn a_swap_disk_stays_while_a_guest_whose_directory_is_gone_has_it_open() {
     let it = InUse::new();
     it.world.cache_file("swap_512", 2 * DAY);
     let disk = it.world.instance_disk("instance-0000000f", "swap_512");
-    let qemu = qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base("swap_512"));
+    let qemu = Running::qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base("swap_512")).unwrap();
     fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
     is_in_use_until_it_ends(&it, "swap_512", qemu);
 }
@@ -104,7 +85,7 @@ fn every_file_of_a_chain_through_the_cache_stays_while_it_is_open() {
     overlay(&it.world.base(&resized), it.world.base(&base));
     set_age(&it.world.base(&resized), 2 * DAY);
     let disk = disk_elsewhere(&it.world, &resized, "qcow2");
-    let qemu = qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base(&resized));
+    let qemu = Running::qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base(&resized)).unwrap();
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!([run.verdict(&base), run.verdict(&resized)], ["in_use", "in_use"]);
     drop(qemu);
@@ -114,39 +95,37 @@ fn every_file_of_a_chain_through_the_cache_stays_while_it_is_open() {
     }
 }
 
-/// Checks that the look after the rename finds who has the file open, and that it goes when they are gone.
-#[track_caller]
-fn is_open_until_it_ends(start: impl FnOnce(&World, &Path) -> Running, who: &str, before_the_rename: bool) {
-    let it = InUse::new();
-    let [name, other] = ["1", "0"].map(|digit| digit.repeat(40));
-    for name in [&name, &other] {
-        it.world.cache_file(name, 2 * DAY);
-    }
-    let (run, process) = if before_the_rename {
-        let process = start(&it.world, &it.world.base(&name));
-        (it.world.prune(NO_ARGS), process)
-    } else {
-        let stopped = it.aside(&name, NO_ARGS);
-        let process = start(&it.world, &aside(&it.world, &name));
-        (stopped.finish(), process)
-    };
-    let path = it.world.base(&name).display().to_string();
-    run.told(&name, "open", &[&format!("process {} ({who})", process.id()), &path]);
-    assert_eq!((run.verdict(&name), run.exits(0).outcome(&other)), ("removable".into(), "removed".into()));
-    it.has([&name]);
-    drop(process);
-    it.goes(&name);
-}
-
+/// The look after the rename finds who has the file open.
 #[test]
 fn a_file_that_a_process_has_open_stays_and_the_report_names_the_process() {
-    is_open_until_it_ends(|_, file| sleep_with(file), "sleep", true);
-    is_open_until_it_ends(|_, file| sleep_with(file), "sleep", false);
-    is_open_until_it_ends(
-        |world, file| qemu_nbd(world, &["--format=raw", "--read-only"], file, file),
-        "qemu-nbd",
-        false,
-    );
+    for (is_qemu, before_the_rename) in [(false, true), (false, false), (true, false)] {
+        let it = InUse::new();
+        let [name, other] = ["1", "0"].map(|digit| digit.repeat(40));
+        for name in [&name, &other] {
+            it.world.cache_file(name, 2 * DAY);
+        }
+        let start = |file: &Path| {
+            let access = ["--format=raw", "--read-only"];
+            let qemu = is_qemu.then(|| Running::qemu_nbd(&it.world, &access, file, file).unwrap());
+            qemu.unwrap_or_else(|| Running::sleep_with(file))
+        };
+        let path = it.world.base(&name);
+        let (run, process) = if before_the_rename {
+            let process = start(&path);
+            (it.world.prune(NO_ARGS), process)
+        } else {
+            let stopped = it.aside(&name, NO_ARGS);
+            let process = start(&aside(&it.world, &name));
+            (stopped.finish(), process)
+        };
+        let who = format!("process {} ({})", process.id(), if is_qemu { "qemu-nbd" } else { "sleep" });
+        run.told(&name, "open", &[&who, path.to_str().unwrap()]);
+        assert_eq!((run.verdict(&name), run.outcome(&other)), ("removable".into(), "removed".into()));
+        assert_eq!(run.code, 0, "{run:#?}");
+        it.has([&name]);
+        drop(process);
+        it.goes(&name);
+    }
 }
 
 /// QEMU opens a file before it locks it. nova runs this rebase without a lock of its own, and no directory changes.

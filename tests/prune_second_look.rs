@@ -106,10 +106,7 @@ fn a_new_file_of_the_name_stays_and_the_old_one_is_dropped_unless_a_process_has_
             // As old as can be: its age must not matter.
             let new = plain_file(&it.world, &files[1], 40 * DAY);
             inode = fs_err::metadata(new).unwrap().ino();
-            process = is_open.then(|| {
-                let file = fs_err::File::open(aside(&it.world, &files[1])).unwrap().into_parts().0;
-                Running::start_with(Command::new("sleep").arg("60"), file)
-            });
+            process = is_open.then(|| Running::sleep_with(&aside(&it.world, &files[1])));
         });
         run.told(&files[1], "changed", if is_open { &["(sleep)"] } else { &[] });
         assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);

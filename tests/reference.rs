@@ -74,7 +74,7 @@ fn a_file_that_is_not_there_has_no_age_and_is_no_error() {
         assert_eq!((&json["files"], &json["summary"]["files"]), (&json!([]), &json!(0)));
         let missing = &list(&json["missing"])[0];
         let fields: Vec<_> = missing.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(fields, ["downloadable", "image", "name", "reasons"], "no age, size or mtime");
+        assert_eq!(fields, ["name", "reasons", "image", "downloadable"], "no age, size or mtime");
         assert_eq!(
             (&missing["name"], &missing["reasons"][0]["code"]),
             (&json!(gone), &json!("image_in_use"))

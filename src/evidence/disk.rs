@@ -45,7 +45,7 @@ pub fn read_references(opened: &Opened, path: &Path) -> (Vec<PathBuf>, Option<St
     let (mut references, mut problem) = (Vec::new(), None);
     for name in [header.data_file, header.backing_file].into_iter().flatten() {
         let meaning = backing_name::parse(&name);
-        // Nearly always the only ones, in memory that is there already.
+        // A header rarely gives two names, so the list of the first is kept as it is.
         let mut files: Vec<PathBuf> =
             meaning.files.into_iter().map(|file| backing_name::resolve(path, file)).collect();
         files.append(&mut references);

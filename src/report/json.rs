@@ -43,16 +43,16 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
     let mut tail = json!({});
     let mut summary = json!(Total::of(&report.files));
     match &report.pass {
-        None => summary["by_kind"] = totals(&Kind::ALL, report, |it| Some(it.file.kind(it.name))),
+        None => summary["by_kind"] = totals(Kind::ALL, report, |it| Some(it.file.kind(it.name))),
         Some(pass) => {
             add_head(&mut head, pass);
             add_lists(&mut tail, pass, report.catalog);
-            summary["by_verdict"] = totals(&Verdict::ALL, report, |it| it.judged.map(|it| it.verdict));
+            summary["by_verdict"] = totals(Verdict::ALL, report, |it| it.judged.map(|it| it.verdict));
             summary["not_downloadable"] = json!(Total::of(report.lost()));
         }
     }
     if let Some(pruned) = report.pruned {
-        summary["by_outcome"] = totals(&Outcome::ALL, report, |it| it.done.map(|it| it.outcome));
+        summary["by_outcome"] = totals(Outcome::ALL, report, |it| it.done.map(|it| it.outcome));
         summary["touched"] = json!(pruned.touched);
     }
     tail["summary"] = summary;

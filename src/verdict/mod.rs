@@ -12,17 +12,16 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Serialize;
-
 use crate::cache_name::{CacheName, Kind};
 use crate::evidence::{CacheFile, Disk, Evidence, Identity, base_name};
 use crate::inventory::Inventory;
 use crate::selection::Selection;
 use crate::time::{ForPeople, Timestamp};
 use crate::warning::{count, shown};
+use crate::words::words;
 use named::Names;
 pub use users::is_same_host;
-use users::{ImageUse, Users, shared_size};
+use users::{ImageUse, Place, Users, shared_size};
 
 /// What the operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,55 +36,40 @@ pub struct Policy {
     pub partials: bool,
 }
 
-/// What is to become of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    InUse,
-    /// Unused, but for less than its minimum age.
-    TooYoung,
-    Removable,
-    /// Unused as far as is known, but the evidence is incomplete.
-    Unknown,
-    /// Never touched.
-    Ignored,
-}
-
-impl Verdict {
-    /// Every verdict, in the order of reports.
-    pub const ALL: [Self; 5] = [Self::InUse, Self::TooYoung, Self::Removable, Self::Unknown, Self::Ignored];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InUse => "in_use",
-            Self::TooYoung => "too_young",
-            Self::Removable => "removable",
-            Self::Unknown => "unknown",
-            Self::Ignored => "ignored",
-        }
+words! {
+    /// What is to become of a file.
+    pub enum Verdict {
+        InUse = "in_use",
+        /// Unused, but for less than its minimum age.
+        TooYoung = "too_young",
+        Removable = "removable",
+        /// Unused as far as is known, but the evidence is incomplete.
+        Unknown = "unknown",
+        /// Never touched.
+        Ignored = "ignored",
     }
 }
 
-/// What kind of reason, in the order in which a file has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    ImageInUse,
-    KernelInUse,
-    RamdiskInUse,
-    BackingFile,
-    BackingFileUnlisted,
-    SameFile,
-    OpenInQemu,
-    KeptOnRequest,
-    ResizedCopyKept,
-    SwapInUse,
-    EphemeralInUse,
-    Sidecar,
-    Unused,
-    NotACacheFile,
-    Partial,
-    SetAside,
+words! {
+    /// What kind of reason, in the order in which a file has them.
+    pub enum Code {
+        ImageInUse = "image_in_use",
+        KernelInUse = "kernel_in_use",
+        RamdiskInUse = "ramdisk_in_use",
+        BackingFile = "backing_file",
+        BackingFileUnlisted = "backing_file_unlisted",
+        SameFile = "same_file",
+        OpenInQemu = "open_in_qemu",
+        KeptOnRequest = "kept_on_request",
+        ResizedCopyKept = "resized_copy_kept",
+        SwapInUse = "swap_in_use",
+        EphemeralInUse = "ephemeral_in_use",
+        Sidecar = "sidecar",
+        Unused = "unused",
+        NotACacheFile = "not_a_cache_file",
+        Partial = "partial",
+        SetAside = "set_aside",
+    }
 }
 
 /// One reason for a verdict, with all that it rests on.
@@ -224,7 +208,7 @@ impl<'a> Judge<'a, '_> {
     fn files(&self) -> Vec<Judged<'a>> {
         let mut files: Vec<Judged<'a>> =
             self.evidence.cache_files().map(|(name, file)| self.in_use_so_far(name, file)).collect();
-        // What is in use by one name is in use by all. The first such name is told.
+        // What is in use by one name is in use by all. The reason gives the first of these names.
         let in_use = files.iter().rev().filter(|it| !it.reasons.is_empty());
         let in_use: HashMap<Identity, &'a OsStr> =
             in_use.filter_map(|it| Some((it.file.stat?.identity, it.name))).collect();
@@ -426,9 +410,8 @@ fn unlisted_directories<'a>(
         }
     }
     let mut unlisted: BTreeMap<&OsStr, UnlistedDirectory<'a>> = BTreeMap::new();
-    let directories =
-        evidence.directories.iter().filter(|(path, it)| !it.is_cache && users.is_unlisted(path));
-    for (path, directory) in directories {
+    let places = users.places().filter(|it| it.is_unlisted && !it.directory.is_cache);
+    for Place { path, directory, .. } in places {
         let name = Evidence::top_name(path);
         let entry = unlisted.entry(name).or_insert_with(|| UnlistedDirectory {
             name,

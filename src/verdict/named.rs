@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::users::Users;
+use super::users::{Place, Users};
 use super::{Code, Policy, Reason, Unreadable, several};
 use crate::evidence::{Disk, Evidence, Identity, base_name};
 use crate::inventory::{DomainDisk, Inventory};
@@ -84,15 +84,13 @@ impl<'a> Names<'a> {
     }
 
     fn of_directories(&mut self, users: &Users<'a>, policy: &Policy) {
-        for (path, directory) in &self.evidence.directories {
-            let is_unlisted = users.is_unlisted(path);
+        for Place { path, directory, owners, is_unlisted } in users.places() {
             let counts = !(is_unlisted && policy.ignore_unlisted);
             // mkfs makes it, only root can read it, and nova never looks into it.
             if path != "lost+found" && directory.problem.is_some() {
                 let path = self.evidence.layout.instances_path.join(path);
                 self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }
-            let owners = users.owners(path);
             for disk in &directory.disks {
                 let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
                 self.note(&disk.path, disk.problem.as_deref(), counts && !disk.is_raw, advice);

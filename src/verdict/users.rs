@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
@@ -16,12 +16,23 @@ pub struct Users<'a> {
     evidence: &'a Evidence,
     has_inventory: bool,
     pub counted: Vec<Counted<'a>>,
-    /// Every directory and the instances that have it, as indices into `counted`.
-    by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)>,
+    /// The instances that have each directory, as indices into `counted`.
+    owners: Vec<Vec<usize>>,
     /// Used images by the fingerprint of their id.
     pub images: BTreeMap<String, ImageUse<'a>>,
     /// The instances that have swap or an ephemeral disk of a size, as indices into `counted`.
     pub sizes: BTreeMap<(Code, u64), Vec<usize>>,
+}
+
+/// A directory and whose it is.
+pub struct Place<'a, 'b> {
+    /// Below the instances path.
+    pub path: &'a OsStr,
+    pub directory: &'a Directory,
+    /// The instances that have it, as indices into `counted`.
+    pub owners: &'b [usize],
+    /// Of no counted instance: orphaned, evacuated, soft-deleted. None is, without an inventory.
+    pub is_unlisted: bool,
 }
 
 pub struct Counted<'a> {
@@ -66,11 +77,11 @@ pub fn is_same_host(a: &str, b: &str) -> bool {
 
 impl<'a> Users<'a> {
     pub fn count(evidence: &'a Evidence, inventory: Option<&'a Inventory>, policy: &Policy) -> Self {
-        let directories = evidence.directories.iter();
-        let mut by_path: HashMap<&'a OsStr, (&'a Directory, Vec<usize>)> =
-            directories.map(|(path, it)| (path.as_os_str(), (it, Vec::new()))).collect();
-        let resized = |path: &'a OsString| Some((path.as_bytes().strip_suffix(RESIZED)?, path.as_os_str()));
-        let resized: HashMap<&[u8], &OsStr> = evidence.directories.keys().filter_map(resized).collect();
+        let by_name =
+            || evidence.directories.iter().zip(0..).map(|((name, it), at)| (name.as_bytes(), (it, at)));
+        let resized = by_name().filter_map(|(name, it)| Some((name.strip_suffix(RESIZED)?, it)));
+        let by_name: [HashMap<&[u8], (&Directory, usize)>; 2] = [by_name().collect(), resized.collect()];
+        let mut owners = vec![Vec::new(); evidence.directories.len()];
         let instances = || inventory.iter().flat_map(|it| &it.instances);
         let any_names_a_host = instances().any(|it| it.hosts().next().is_some());
         let mut counted: Vec<Counted<'a>> = Vec::new();
@@ -78,12 +89,9 @@ impl<'a> Users<'a> {
             let index = counted.len();
             let mut directories = Vec::new();
             for name in instance.directory_names().flat_map(spellings) {
-                let in_resize = resized.get(name.as_bytes()).copied();
-                for path in std::iter::once(OsStr::new(&*name)).chain(in_resize) {
-                    if let Some((directory, owners)) = by_path.get_mut(path)
-                        && owners.last() != Some(&index)
-                    {
-                        owners.push(index);
+                for (directory, at) in by_name.iter().filter_map(|it| it.get(name.as_bytes())) {
+                    if owners[*at].last() != Some(&index) {
+                        owners[*at].push(index);
                         directories.push(*directory);
                     }
                 }
@@ -100,17 +108,17 @@ impl<'a> Users<'a> {
             }
         }
         let (images, sizes) = (images(&counted), sizes(&counted));
-        Self { evidence, has_inventory: inventory.is_some(), counted, by_path, images, sizes }
+        Self { evidence, has_inventory: inventory.is_some(), counted, owners, images, sizes }
     }
 
-    /// The instances that have a directory, or the one that it is in.
-    pub fn owners(&self, path: &OsStr) -> &[usize] {
-        self.by_path.get(Evidence::top_name(path)).map_or(&[], |(_, owners)| owners)
-    }
-
-    /// Whether a directory is of no counted instance: orphaned, evacuated, soft-deleted. None is, without an inventory.
-    pub fn is_unlisted(&self, path: &OsStr) -> bool {
-        self.has_inventory && self.owners(path).is_empty() && self.may_be_instances(path)
+    /// Every directory by its path, and whose it is.
+    pub fn places(&self) -> impl Iterator<Item = Place<'a, '_>> {
+        self.evidence.directories.iter().zip(&self.owners).map(|((path, directory), owners)| Place {
+            path,
+            directory,
+            owners,
+            is_unlisted: self.has_inventory && owners.is_empty() && self.may_be_instances(path),
+        })
     }
 
     /// Not the instances path itself, nor another host's cache.

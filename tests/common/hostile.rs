@@ -115,17 +115,19 @@ pub fn meanwhile_each(threads: usize, change: impl Fn(usize, u64) + Sync, check:
     });
 }
 
-/// Applies `work` to all items, two at a time.
+/// Applies `work` to all items, two at a time: one with an even number and one with an odd one.
 pub fn by_two<T: Sync, R: Send>(items: &[T], work: impl Fn(usize, &T) -> R + Sync) -> Vec<R> {
-    let middle = items.len() / 2;
-    let half =
-        |range: std::ops::Range<usize>| -> Vec<R> { range.map(|index| work(index, &items[index])).collect() };
-    std::thread::scope(|scope| {
-        let second = scope.spawn(|| half(middle..items.len()));
-        let mut results = half(0..middle);
-        results.extend(second.join().unwrap());
+    let half = |parity| -> Vec<(usize, R)> {
+        (parity..items.len()).step_by(2).map(|index| (index, work(index, &items[index]))).collect()
+    };
+    let mut results = std::thread::scope(|scope| {
+        let odd = scope.spawn(|| half(1));
+        let mut results = half(0);
+        results.extend(odd.join().unwrap());
         results
-    })
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A version 3 qcow2 header with 64 KiB clusters that names a backing file, and nothing else of an image.

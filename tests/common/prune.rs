@@ -207,9 +207,24 @@ impl Running {
         Self(Some(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))))
     }
 
-    /// Starts a process that has this file open, as its standard input.
-    pub fn start_with(command: &mut Command, open: std::fs::File) -> Self {
-        Self(Some(command.stdin(open).spawn().unwrap()))
+    /// Starts a process that has this file open, as its standard input, and takes no locks.
+    pub fn sleep_with(open: &Path) -> Self {
+        let open = File::open(open).unwrap().into_parts().0;
+        Self(Some(Command::new("sleep").arg("60").stdin(open).spawn().unwrap()))
+    }
+
+    /// Starts qemu-nbd on a disk and waits until it has this file open, which it does after it listens; none where it
+    /// cannot open it.
+    pub fn qemu_nbd(world: &World, args: &[&str], disk: &Path, opens: &Path) -> Option<Self> {
+        let socket = world.outside().join("nbd.sock");
+        fs_err::remove_file(&socket).ok();
+        let mut command = Command::new(tool("qemu-nbd", "qemu-utils"));
+        command.args(["--persistent", "--socket"]).arg(&socket).args(args).arg(disk);
+        let mut running = Self::start(&mut command);
+        wait_until("qemu-nbd opens the chain or ends", || {
+            !running.is_running() || socket.exists() && is_locked(opens)
+        });
+        running.is_running().then_some(running)
     }
 
     pub fn is_running(&mut self) -> bool {
