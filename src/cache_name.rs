@@ -57,114 +57,64 @@ words! {
 
 /// A file name of the cache directory, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheName<'a> {
-    /// `<fingerprint>`
-    Original { fingerprint: &'a str },
-    /// `<fingerprint>_<bytes>`
-    Resized { fingerprint: &'a str },
-    /// `<fingerprint>_sm`
-    Small { fingerprint: &'a str },
-    /// `swap_<MiB>`
-    Swap { mebibytes: &'a str },
-    /// `ephemeral_<GiB>_<hash>`
-    Ephemeral { gibibytes: &'a str },
-    /// `<file>.info`
-    Info {
-        /// The name of the file that it belongs to: an original, resized or small one.
-        of: &'a str,
-    },
-    /// `<file>.part` or `<file>.converted`
-    Partial {
-        /// The name of the file that it would have become: an original, resized or small one.
-        of: &'a str,
-    },
-    /// What a prune that was killed had set aside.
-    SetAside {
-        /// The file's own name, one of the above.
-        of: &'a str,
-    },
-    /// None of these.
-    Other,
+pub struct CacheName<'a> {
+    pub kind: Kind,
+    /// Of the image that the file belongs to.
+    pub fingerprint: Option<&'a str>,
+    /// The file that an `.info` belongs to, that a partial would have become, or that is set aside; else itself.
+    pub of: &'a str,
+    /// The size of a swap file in MiB or of an ephemeral one in GiB; else empty.
+    pub size: &'a str,
 }
 
 impl<'a> CacheName<'a> {
     /// Takes a name apart. What is not UTF-8 is `Other`.
     pub fn parse(name: &'a OsStr) -> Self {
-        name.to_str().map_or(Self::Other, Self::parse_str)
+        Self::parse_str(name.to_str().unwrap_or_default())
     }
 
     fn parse_str(name: &'a str) -> Self {
-        if let image @ (Self::Original { .. } | Self::Resized { .. } | Self::Small { .. }) =
-            Self::parse_image(name)
-        {
+        if let Some(image) = Self::parse_image(name) {
             return image;
         }
-        if let Some(mebibytes) = name.strip_prefix("swap_").filter(|it| is_number(it)) {
-            return Self::Swap { mebibytes };
+        let other = Self { kind: Kind::Other, fingerprint: None, of: name, size: "" };
+        if let Some(size) = name.strip_prefix("swap_").filter(|it| is_number(it)) {
+            return Self { kind: Kind::Swap, size, ..other };
         }
-        if let Some((gibibytes, hash)) = name.strip_prefix("ephemeral_").and_then(|rest| rest.split_once('_'))
-            && is_number(gibibytes)
+        if let Some((size, hash)) = name.strip_prefix("ephemeral_").and_then(|rest| rest.split_once('_'))
+            && is_number(size)
             && hash.chars().count() == 7
             && !hash.contains('_')
         {
-            return Self::Ephemeral { gibibytes };
+            return Self { kind: Kind::Ephemeral, size, ..other };
         }
-        if let Some(of) = name.strip_prefix(SET_ASIDE)
-            && !matches!(Self::parse_str(of), Self::SetAside { .. } | Self::Other)
+        if let Some(of) = name.strip_prefix(SET_ASIDE) {
+            let own = Self::parse_str(of);
+            let is_ours = !matches!(own.kind, Kind::SetAside | Kind::Other);
+            return if is_ours { Self { kind: Kind::SetAside, of, ..own } } else { other };
+        }
+        for (suffix, kind) in [(".info", Kind::Info), (".part", Kind::Partial), (".converted", Kind::Partial)]
         {
-            return Self::SetAside { of };
-        }
-        for (suffix, is_info) in [(".info", true), (".part", false), (".converted", false)] {
-            if let Some(of) = name.strip_suffix(suffix)
-                && Self::parse_image(of) != Self::Other
-            {
-                return if is_info { Self::Info { of } } else { Self::Partial { of } };
+            if let Some(image) = name.strip_suffix(suffix).and_then(Self::parse_image) {
+                return Self { kind, ..image };
             }
         }
-        Self::Other
+        other
     }
 
-    fn parse_image(name: &'a str) -> Self {
-        let Some((fingerprint, rest)) = name.split_at_checked(40) else {
-            return Self::Other;
-        };
+    fn parse_image(name: &'a str) -> Option<Self> {
+        let (fingerprint, rest) = name.split_at_checked(40)?;
         // Lower case only: nova writes no other, and a name that it did not write is not ours to remove.
         if !fingerprint.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            return Self::Other;
+            return None;
         }
-        match rest.strip_prefix('_') {
-            None if rest.is_empty() => Self::Original { fingerprint },
-            Some("sm") => Self::Small { fingerprint },
-            Some(bytes) if is_number(bytes) => Self::Resized { fingerprint },
-            _ => Self::Other,
-        }
-    }
-
-    /// The kind that the name stands for.
-    pub const fn kind(self) -> Kind {
-        match self {
-            Self::Original { .. } => Kind::Original,
-            Self::Resized { .. } => Kind::Resized,
-            Self::Small { .. } => Kind::Small,
-            Self::Swap { .. } => Kind::Swap,
-            Self::Ephemeral { .. } => Kind::Ephemeral,
-            Self::Info { .. } => Kind::Info,
-            Self::Partial { .. } => Kind::Partial,
-            Self::SetAside { .. } => Kind::SetAside,
-            Self::Other => Kind::Other,
-        }
-    }
-
-    /// The fingerprint of the image that the file belongs to.
-    pub fn fingerprint(self) -> Option<&'a str> {
-        match self {
-            Self::Original { fingerprint } | Self::Resized { fingerprint } | Self::Small { fingerprint } => {
-                Some(fingerprint)
-            }
-            Self::Info { of } | Self::Partial { of } => of.get(..40),
-            Self::SetAside { of } => Self::parse_str(of).fingerprint(),
-            Self::Swap { .. } | Self::Ephemeral { .. } | Self::Other => None,
-        }
+        let kind = match rest.strip_prefix('_') {
+            None if rest.is_empty() => Kind::Original,
+            Some("sm") => Kind::Small,
+            Some(bytes) if is_number(bytes) => Kind::Resized,
+            _ => return None,
+        };
+        Some(Self { kind, fingerprint: Some(fingerprint), of: name, size: "" })
     }
 }
 
@@ -235,15 +185,15 @@ mod tests {
             ("swap_5.info".into(), Kind::Other),
             (format!("{}é{}", &HEX[..39], "f"), Kind::Other),
         ] {
-            assert_eq!(CacheName::parse(OsStr::new(&name)).kind(), kind, "{name:?}");
+            assert_eq!(CacheName::parse(OsStr::new(&name)).kind, kind, "{name:?}");
         }
     }
 
     #[test]
     fn sidecars_and_copies_have_the_fingerprint_of_their_image() {
         for name in [HEX.to_owned(), format!("{HEX}_5"), format!("{HEX}_sm.info"), format!("{HEX}.part")] {
-            assert_eq!(CacheName::parse(OsStr::new(&name)).fingerprint(), Some(HEX), "{name}");
+            assert_eq!(CacheName::parse(OsStr::new(&name)).fingerprint, Some(HEX), "{name}");
         }
-        assert_eq!(CacheName::parse(OsStr::new("swap_5")).fingerprint(), None);
+        assert_eq!(CacheName::parse(OsStr::new("swap_5")).fingerprint, None);
     }
 }

@@ -35,7 +35,7 @@ impl<'a> Catalog<'a> {
 
     /// The image that a file belongs to.
     pub fn image(&self, name: &OsStr) -> Option<&Image> {
-        self.by_fingerprint(CacheName::parse(name).fingerprint()?)
+        self.by_fingerprint(CacheName::parse(name).fingerprint?)
     }
 
     pub fn by_fingerprint(&self, fingerprint: &str) -> Option<&Image> {
@@ -45,7 +45,7 @@ impl<'a> Catalog<'a> {
 
     /// Whether nova could fetch or make a file again from its image; `None` where no complete list tells.
     pub fn downloadable(&self, name: &OsStr, kind: Kind) -> Option<bool> {
-        let fingerprint = CacheName::parse(name).fingerprint().filter(|_| kind != Kind::Other)?;
+        let fingerprint = CacheName::parse(name).fingerprint.filter(|_| kind != Kind::Other)?;
         let list = self.list?;
         match list.by_fingerprint.get(fingerprint) {
             Some(image) => image.status.as_deref().map(|it| it == "active"),

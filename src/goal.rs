@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-use crate::cache_name::CacheName;
+use crate::cache_name::{CacheName, Kind};
 use crate::filesystem::Space;
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::verdict::{Judged, Judgement};
@@ -66,7 +66,7 @@ pub fn next_for<'a>(
 ) -> Vec<&'a OsStr> {
     let is_left = |name: &OsStr| outcomes.get(name).is_some_and(|it| it.outcome == Outcome::WouldRemove);
     let owner = |judged: &Judged<'a>| match CacheName::parse(judged.name) {
-        CacheName::Info { of } => Some(OsStr::new(of)).filter(|it| is_left(it)),
+        CacheName { kind: Kind::Info, of, .. } => Some(OsStr::new(of)).filter(|it| is_left(it)),
         _ => None,
     };
     let mut files: Vec<&Judged<'a>> =

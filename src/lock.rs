@@ -28,7 +28,7 @@ use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
-use crate::cache_name::CacheName;
+use crate::cache_name::{CacheName, Kind};
 use crate::errors::{advice, instances_path_error};
 use crate::evidence::Identity;
 use crate::exit::{Exit, Failure};
@@ -249,11 +249,11 @@ impl HeldLock {
 /// download those of its file.
 pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
     let own = match CacheName::parse(name) {
-        CacheName::Info { of } | CacheName::Partial { of } => OsStr::new(of),
+        CacheName { kind: Kind::Info | Kind::Partial, of, .. } => OsStr::new(of),
         _ => name,
     };
     match CacheName::parse(own) {
-        CacheName::Resized { fingerprint } | CacheName::Small { fingerprint } => {
+        CacheName { kind: Kind::Resized | Kind::Small, fingerprint: Some(fingerprint), .. } => {
             vec![OsStr::new(fingerprint), own]
         }
         _ => vec![own],

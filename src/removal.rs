@@ -154,7 +154,7 @@ impl Removal<'_> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let listed = openat(&self.cache_dir, ".", flags, Mode::empty())?;
         each_entry(listed.as_fd(), |name, _, _| {
-            if let CacheName::SetAside { of } = CacheName::parse(name) {
+            if let CacheName { kind: Kind::SetAside, of, .. } = CacheName::parse(name) {
                 names.push(OsString::from(of));
             }
         })?;
@@ -374,7 +374,7 @@ impl Removal<'_> {
 
     /// The outcome of an `.info` file whose file was to go and stays.
     fn follow_owner(&self, judged: &Judged<'_>, outcomes: &Outcomes<'_>) -> Option<Done> {
-        let CacheName::Info { of } = CacheName::parse(judged.name) else { return None };
+        let CacheName { kind: Kind::Info, of, .. } = CacheName::parse(judged.name) else { return None };
         let owner = outcomes.get(OsStr::new(of)).filter(|it| it.outcome >= Outcome::Locked)?;
         Some(self.put_back_because(judged.name, owner.clone()))
     }

@@ -31,7 +31,7 @@ pub struct Known<'a> {
 impl Selection {
     pub fn contains(&self, name: &OsStr) -> bool {
         self.names.contains(name)
-            || CacheName::parse(name).fingerprint().is_some_and(|it| self.fingerprints.contains(it))
+            || CacheName::parse(name).fingerprint.is_some_and(|it| self.fingerprints.contains(it))
     }
 
     /// Reads what the operator wrote. What nothing knows comes back second.
@@ -82,7 +82,7 @@ impl Selection {
 impl<'a> Known<'a> {
     fn has_image(&self, fingerprint: &str) -> bool {
         self.catalog.by_fingerprint(fingerprint).is_some()
-            || self.names.iter().any(|it| CacheName::parse(it).fingerprint() == Some(fingerprint))
+            || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
     }
 
     /// The names that begin with these hex digits, by the image that they belong to.
@@ -92,7 +92,7 @@ impl<'a> Known<'a> {
         if digits.len() >= SHORTEST_PREFIX && digits.iter().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
         {
             for name in self.names.iter().filter(|it| it.as_bytes().starts_with(digits)) {
-                if let Some(fingerprint) = CacheName::parse(name).fingerprint() {
+                if let Some(fingerprint) = CacheName::parse(name).fingerprint {
                     images.entry(fingerprint).or_default().push(name);
                 }
             }

@@ -120,7 +120,7 @@ pub struct CacheFile {
 
 impl CacheFile {
     pub fn kind(&self, name: &OsStr) -> Kind {
-        if self.is_file { CacheName::parse(name).kind() } else { Kind::Other }
+        if self.is_file { CacheName::parse(name).kind } else { Kind::Other }
     }
 
     pub fn disk_bytes(&self) -> u64 {

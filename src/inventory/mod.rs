@@ -99,7 +99,8 @@ fn join(mut rows: Vec<Row>) -> Vec<Instance> {
 
 /// A note for each kind of cache file that is judged by disks alone, since no source tells what an instance uses.
 fn lacking(instances: &[Instance]) -> Vec<Warning> {
-    let notes: [(fn(&Lacks) -> bool, fn(Lacking) -> Warning); 4] = [
+    type Note = (fn(&Lacks) -> bool, fn(Lacking) -> Warning);
+    let notes: [Note; 4] = [
         (|it| it.image, Warning::LacksImage),
         (|it| it.kernel, Warning::LacksKernel),
         (|it| it.swap, Warning::LacksSwap),
@@ -263,7 +264,7 @@ mod tests {
             let ids: Vec<_> = merged.instances.iter().map(Instance::id).collect();
             assert_eq!(ids, ["t", "u", "other"]);
             let instance = &merged.instances[1];
-            assert_eq!(instance.image_refs().collect::<Vec<_>>(), ["a", "b", "c"]);
+            assert_eq!(instance.values(|row| row.image_ref.as_deref()).collect::<Vec<_>>(), ["a", "b", "c"]);
             assert_eq!(instance.directory_names().collect::<Vec<_>>(), ["u", "instance-1"]);
         }
     }
@@ -276,7 +277,8 @@ mod tests {
             row(None, Some("instance-1"), Some("i")),
         ];
         let merged = Inventory::merge(vec![source(&rows)]);
-        let images: Vec<_> = merged.instances.iter().map(|it| it.image_refs().count()).collect();
+        let images: Vec<_> =
+            merged.instances.iter().map(|it| it.values(|row| row.image_ref.as_deref()).count()).collect();
         assert_eq!(images, [1, 0]);
     }
 

@@ -27,18 +27,18 @@ pub(crate) fn unfinished<'a>(
     pages: impl Iterator<Item = (&'a str, Option<&'a Page>)>,
 ) -> Vec<(&'a str, String)> {
     let pages: Vec<_> = pages.filter_map(|(name, page)| Some((name, page?))).collect();
-    let is_given =
-        |marker: &Box<str>| pages.iter().any(|(_, it)| it.next.is_none() && !it.ids.contains(marker));
-    let why = |page: &Page| match &page.next {
-        Some(marker) if page.ids.last() != Some(marker) => {
-            Some("has a next page that does not begin after its last row: create it again".to_owned())
+    let mut unfinished = Vec::new();
+    for (name, page) in &pages {
+        let Some(marker) = &page.next else { continue };
+        if page.ids.last() != Some(marker) {
+            let why = "has a next page that does not begin after its last row: create it again".to_owned();
+            unfinished.push((*name, why));
+        } else if !pages.iter().any(|(_, it)| it.next.is_none() && !it.ids.contains(marker)) {
+            let why = format!("has a next page, after {marker}, that was not given: give all pages");
+            unfinished.push((*name, why));
         }
-        Some(marker) if !is_given(marker) => {
-            Some(format!("has a next page, after {marker}, that was not given: give all pages"))
-        }
-        _ => None,
-    };
-    pages.iter().filter_map(|(name, page)| Some((*name, why(page)?))).collect()
+    }
+    unfinished
 }
 
 #[cfg(test)]

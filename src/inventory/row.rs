@@ -76,50 +76,27 @@ impl Instance {
         self.directory_names().next().unwrap_or_default()
     }
 
-    /// Every different value that its rows give for a field.
-    pub fn texts<'a>(
-        &'a self,
-        of: impl Fn(&'a Row) -> &'a Option<Box<str>>,
-    ) -> impl Iterator<Item = &'a str> {
-        distinct(&self.rows, move |row| of(row).as_deref())
+    /// Every different value that its rows give for a fact.
+    pub fn values<'a, T: PartialEq>(&'a self, of: impl Fn(&'a Row) -> Option<T>) -> impl Iterator<Item = T> {
+        (0..self.rows.len()).filter_map(move |index| {
+            let value = of(&self.rows[index])?;
+            let is_known = self.rows[..index].iter().any(|it| of(it).as_ref() == Some(&value));
+            (!is_known).then_some(value)
+        })
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.host)
-    }
-
-    pub fn image_refs(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.image_ref)
+        self.values(|row| row.host.as_deref())
     }
 
     pub fn vm_states(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.vm_state)
-    }
-
-    pub fn task_states(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.task_state)
+        self.values(|row| row.vm_state.as_deref())
     }
 
     /// The names that its directory under the instances path may have.
     pub fn directory_names(&self) -> impl Iterator<Item = &str> {
-        self.texts(|row| &row.uuid).chain(self.texts(|row| &row.name))
+        self.values(|row| row.uuid.as_deref()).chain(self.values(|row| row.name.as_deref()))
     }
-
-    pub fn swap_mb(&self) -> impl Iterator<Item = u64> {
-        distinct(&self.rows, |row| row.swap_mb)
-    }
-
-    pub fn ephemeral_gb(&self) -> impl Iterator<Item = u64> {
-        distinct(&self.rows, |row| row.ephemeral_gb)
-    }
-}
-
-fn distinct<'a, T: PartialEq>(rows: &'a [Row], of: impl Fn(&'a Row) -> Option<T>) -> impl Iterator<Item = T> {
-    (0..rows.len()).filter_map(move |index| {
-        let value = of(&rows[index])?;
-        let is_known = rows[..index].iter().any(|it| of(it).as_ref() == Some(&value));
-        (!is_known).then_some(value)
-    })
 }
 
 /// A file or block device that a `<disk>` of a domain names, wherever it is.

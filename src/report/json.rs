@@ -82,7 +82,7 @@ fn add_lists(tail: &mut Value, pass: &Pass<'_>, catalog: &Catalog<'_>) {
         let mut missing = named(&it.name);
         missing["reasons"] = reasons(&it.reasons);
         missing["image"] = json!(catalog.image(&it.name));
-        missing["downloadable"] = json!(catalog.downloadable(&it.name, CacheName::parse(&it.name).kind()));
+        missing["downloadable"] = json!(catalog.downloadable(&it.name, CacheName::parse(&it.name).kind));
         missing
     });
     let directories = pass.judgement.unlisted_directories.iter().map(|it| {
@@ -113,7 +113,7 @@ fn totals<K: Copy + Ord + Serialize>(
 fn file(it: &Entry<'_>, report: &Report<'_>) -> Value {
     let kind = it.file.kind(it.name);
     let stat = it.file.stat;
-    let fingerprint = CacheName::parse(it.name).fingerprint().filter(|_| kind != Kind::Other);
+    let fingerprint = CacheName::parse(it.name).fingerprint.filter(|_| kind != Kind::Other);
     let mut file = named(it.name);
     file["path"] = json!(it.file.path.to_string_lossy());
     file["kind"] = json!(kind);

@@ -41,7 +41,7 @@ pub fn missing<'a>(evidence: &'a Evidence, users: &Users<'a>, names: &Names<'a>)
 
 fn size_of(name: &OsStr) -> Option<(Code, u64)> {
     match CacheName::parse(name) {
-        CacheName::SetAside { of } => shared_size(CacheName::parse(OsStr::new(of))),
+        CacheName { kind: Kind::SetAside, of, .. } => shared_size(CacheName::parse(OsStr::new(of))),
         name => shared_size(name),
     }
 }
@@ -54,5 +54,5 @@ fn would_be_fetched(counted: &Counted<'_>, which: usize, image: &str) -> bool {
     let disks = counted.directories.iter().flat_map(|it| &it.disks);
     let mut names = disks.flat_map(|it| &it.references).filter_map(|it| base_name(it));
     rows.any(|row| !row.is_from_libvirt)
-        || !names.any(|name| !matches!(CacheName::parse(name).kind(), Kind::Other | Kind::SetAside))
+        || !names.any(|name| !matches!(CacheName::parse(name).kind, Kind::Other | Kind::SetAside))
 }

@@ -282,7 +282,9 @@ impl<'a> Judge<'a, '_> {
     /// An `.info` file has the verdict of its file, where that is there.
     fn judge_sidecars(&self, files: &mut [Judged<'a>]) {
         for index in 0..files.len() {
-            let CacheName::Info { of } = CacheName::parse(files[index].name) else { continue };
+            let CacheName { kind: Kind::Info, of, .. } = CacheName::parse(files[index].name) else {
+                continue;
+            };
             let Ok(owner) = files.binary_search_by(|it| it.name.cmp(OsStr::new(of))) else { continue };
             let Judged { file, verdict, minimum_age, .. } = files[owner];
             let info = &mut files[index];
@@ -298,7 +300,7 @@ impl<'a> Judge<'a, '_> {
     fn needs(&self, name: &'a OsStr, file: &'a CacheFile) -> Vec<Reason<'a>> {
         let kind = file.kind(name);
         let cache_name = CacheName::parse(name);
-        let image = cache_name.fingerprint().and_then(|it| self.users.images.get(it));
+        let image = cache_name.fingerprint.and_then(|it| self.users.images.get(it));
         let mut reasons = Vec::new();
         if matches!(kind, Kind::Original | Kind::Small)
             && let Some(image) = image
@@ -319,7 +321,7 @@ impl<'a> Judge<'a, '_> {
         }
         if kind == Kind::Resized
             && let Some(image) = image
-            && !self.disks_show_copies(image, cache_name.fingerprint())
+            && !self.disks_show_copies(image, cache_name.fingerprint)
         {
             reasons.push(self.resized_copy_kept(image));
         }
@@ -348,7 +350,7 @@ impl<'a> Judge<'a, '_> {
         *image.disks_show_copies.get_or_init(|| {
             let is_copy = |name: &OsStr| {
                 let name = CacheName::parse(name);
-                name.kind() == Kind::Resized && name.fingerprint() == fingerprint
+                name.kind == Kind::Resized && name.fingerprint == fingerprint
             };
             let [started_from_it, ..] = &image.users;
             let mut any_backed_by_copy = false;

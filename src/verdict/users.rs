@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::{Code, Policy, Reason, several};
-use crate::cache_name::{CacheName, cache_file_name};
+use crate::cache_name::{CacheName, Kind, cache_file_name};
 use crate::evidence::{Directory, Evidence};
 use crate::inventory::{Instance, Inventory, Row};
 
@@ -178,7 +178,7 @@ fn images<'a>(counted: &[Counted<'a>]) -> BTreeMap<String, ImageUse<'a>> {
     let mut images: HashMap<&'a str, ImageUse<'a>> = HashMap::new();
     for (index, Counted { instance, .. }) in counted.iter().enumerate() {
         for (which, (_, field, _)) in IMAGE_USES.into_iter().enumerate() {
-            for id in instance.texts(field) {
+            for id in instance.values(|row| field(row).as_deref()) {
                 let image = images.entry(id).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
                 image.users[which].push(index);
             }
@@ -190,8 +190,8 @@ fn images<'a>(counted: &[Counted<'a>]) -> BTreeMap<String, ImageUse<'a>> {
 fn sizes(counted: &[Counted<'_>]) -> BTreeMap<(Code, u64), Vec<usize>> {
     let mut sizes: BTreeMap<(Code, u64), Vec<usize>> = BTreeMap::new();
     for (index, Counted { instance, .. }) in counted.iter().enumerate() {
-        let swap = instance.swap_mb().map(|size| (Code::SwapInUse, size));
-        let ephemeral = instance.ephemeral_gb().map(|size| (Code::EphemeralInUse, size));
+        let swap = instance.values(|row| row.swap_mb).map(|size| (Code::SwapInUse, size));
+        let ephemeral = instance.values(|row| row.ephemeral_gb).map(|size| (Code::EphemeralInUse, size));
         swap.chain(ephemeral).for_each(|size| sizes.entry(size).or_default().push(index));
     }
     sizes
@@ -199,13 +199,13 @@ fn sizes(counted: &[Counted<'_>]) -> BTreeMap<(Code, u64), Vec<usize>> {
 
 /// The size of a swap or ephemeral file, and the code for its use.
 pub fn shared_size(name: CacheName<'_>) -> Option<(Code, u64)> {
-    let (code, size) = match name {
-        CacheName::Swap { mebibytes } => (Code::SwapInUse, mebibytes),
-        CacheName::Ephemeral { gibibytes } => (Code::EphemeralInUse, gibibytes),
+    let code = match name.kind {
+        Kind::Swap => Code::SwapInUse,
+        Kind::Ephemeral => Code::EphemeralInUse,
         _ => return None,
     };
     // No flavor has a size that is too large for a number.
-    Some((code, size.parse().ok()?))
+    Some((code, name.size.parse().ok()?))
 }
 
 /// Rule 1 of the evidence, but for the instance's directory.
@@ -223,8 +223,8 @@ fn counts_without_directory(instance: &Instance, is_here: bool, evidence: &Evide
 /// Whether an instance of this host has a directory by all that its source tells: it was started from an image, and
 /// nothing is being done with it.
 fn has_settled_here(instance: &Instance) -> bool {
-    instance.image_refs().next().is_some()
-        && instance.task_states().next().is_none()
+    instance.values(|row| row.image_ref.as_deref()).next().is_some()
+        && instance.values(|row| row.task_state.as_deref()).next().is_none()
         && !instance.vm_states().any(has_no_files)
 }
 
