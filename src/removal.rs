@@ -456,25 +456,27 @@ impl Removal<'_> {
         let lacks_it = |error: &io::Error| {
             [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP].map(Some).contains(&error.raw_os_error())
         };
-        // NFS and some FUSE filesystems lack it. Under nova's lock only precaching could come in between.
         if !result.as_ref().is_err_and(lacks_it) {
             return result;
         }
-        if self.is_taken(to, from)? {
+        // NFS and some FUSE filesystems lack it. Under nova's lock only precaching could come in between.
+        let moved = self.stat(from)?.ok_or(Errno::ENOENT)?.identity;
+        if self.leads_to_another(to, moved)? {
             return Err(Errno::EEXIST.into());
         }
-        self.as_owner(|| renameat(&self.cache_dir, from, &self.cache_dir, to))
+        self.as_owner(|| renameat(&self.cache_dir, from, &self.cache_dir, to))?;
+        // Where both names are of one file a rename does nothing, and says that it did it.
+        match self.stat(from)? {
+            Some(stat) if stat.identity == moved => Err(Errno::EEXIST.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a name leads to another file than this one. It is opened, for a network filesystem may show a name that
     /// another host has renamed: opening it asks the server, or leads to the renamed file itself.
-    fn is_taken(&self, name: &OsStr, file: &OsStr) -> io::Result<bool> {
+    fn leads_to_another(&self, name: &OsStr, file: Identity) -> io::Result<bool> {
         match open_regular(self.cache_dir.as_fd(), name) {
-            Ok(Some(opened)) => {
-                let is_same = self.stat(file)?.is_some_and(|it| it.identity == opened.stat.identity);
-                Ok(!is_same || opened.stat.links > 1)
-            }
-            Ok(None) => Ok(true),
+            Ok(opened) => Ok(opened.is_none_or(|it| it.stat.identity != file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
