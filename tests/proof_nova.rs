@@ -50,7 +50,10 @@ fn operations<'a>(scene: &'a Scene, nova: &'a Mutex<Nova>) -> Vec<Operation<'a>>
     let target = &scene.target;
     let mut passes = Operation::new("nova's own cache manager passes", FromReading, move |scene| {
         let before = names(&scene.world.path("_base"));
-        assert!(does(format!("pass {}", instances())));
+        // Where prune removes a file that nova has just listed, this pass of nova's ends.
+        if let Err(why) = nova.lock().unwrap().does(&format!("pass {}", instances())) {
+            assert!(why.starts_with("FileNotFoundError"), "{why}");
+        }
         let after = names(&scene.world.path("_base"));
         Did::MayHaveRemoved(before.difference(&after).cloned().collect())
     });
