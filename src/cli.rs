@@ -188,7 +188,7 @@ pub struct Prune {
     #[command(flatten)]
     pub judging: Judging,
     /// Judge as if it were then: 2026-11-30T00:00:00Z, or +7d from now; only with --dry-run
-    #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true, requires = "dry_run")]
+    #[arg(long, value_name = "TIME", value_parser = parse_as_of, allow_hyphen_values = true)]
     pub as_of: Option<AsOf>,
     /// Remove the oldest files only until so much is free: 200GiB, or 20% of the filesystem that holds the cache
     #[arg(long, value_name = "SIZE|PERCENT", value_parser = parse_until_free, allow_hyphen_values = true)]

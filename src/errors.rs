@@ -23,6 +23,12 @@ pub fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// `cannot list the cache directory PATH: Permission denied: run this as root …`.
+pub fn cannot(what: &str, path: &Path, error: impl Into<io::Error>) -> anyhow::Error {
+    let error = error.into();
+    anyhow::anyhow!("cannot {what} {}: {}: {}", path.display(), cause(&error), advice(&error))
+}
+
 /// Why the instances path cannot be looked at.
 pub fn instances_path_error(path: &Path, error: &io::Error) -> anyhow::Error {
     let path = path.display();

@@ -42,7 +42,7 @@ pub fn check_usage(asked: Asked) -> Result<()> {
         bail!("--disks-only uses no list of instances: leave out --inventory and --libvirt, or --disks-only");
     }
     if asked.ignore_unlisted && !has_source {
-        bail!("--ignore-unlisted needs a list of instances: add --inventory");
+        bail!("--ignore-unlisted needs a list of instances: add --inventory, or leave it out");
     }
     Ok(())
 }
@@ -58,7 +58,7 @@ impl Case<'_> {
                  disks alone"
             );
         }
-        // Then nothing can be removed.
+        // Without a cache directory nothing can be removed.
         if evidence.cache.is_none() {
             return Ok(());
         }

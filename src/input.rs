@@ -42,8 +42,11 @@ pub fn unreadable(option: &str, error: std::io::Error) -> anyhow::Error {
 }
 
 pub fn read_file(opened: fs_err::File, most: u64) -> Result<Vec<u8>> {
-    let size = opened.metadata()?.len();
-    read_bounded(opened, size, most)
+    let metadata = opened.metadata()?;
+    if metadata.is_dir() {
+        bail!("is a directory: name a file");
+    }
+    read_bounded(opened, metadata.len(), most)
 }
 
 /// Reads all of it, `likely` so many bytes: these at once, for a list that grows is read in steps, and on NFS each waits.

@@ -23,7 +23,7 @@ pub const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFl
 /// Calls `with` for each entry of an open directory but `.` and `..`, with its inode and its type, which some filesystems
 /// do not tell.
 ///
-/// Not by the C library, which examines every directory once more and allocates for it.
+/// By getdents itself: opendir(3) would stat each directory and allocate a buffer for it.
 pub fn each_entry(directory: BorrowedFd<'_>, with: impl FnMut(&OsStr, u64, FileType)) -> io::Result<()> {
     read(directory, &mut [MaybeUninit::uninit(); SMALL], with)
 }

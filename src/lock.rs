@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
@@ -29,7 +29,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind};
-use crate::errors::{advice, instances_path_error};
+use crate::errors::{cannot, instances_path_error};
 use crate::evidence::Identity;
 use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
@@ -78,17 +78,15 @@ impl Locks {
     /// Opens the directory of locks, or makes it.
     pub fn open(layout: &Layout, owner: Owner) -> Result<Self> {
         let path = layout.locks_dir();
-        let cannot = |what: &str, errno: Errno| {
-            anyhow!("cannot {what} {}: {errno}: {}", path.display(), advice(&errno.into()))
-        };
         let instances = open_instances_path(layout)?;
         let _as_owner = owner.assume()?;
         match mkdirat(&instances, LOCKS, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(cannot("make", errno)),
+            Err(errno) => return Err(cannot("make", &path, errno)),
         }
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory = openat(&instances, LOCKS, flags, Mode::empty()).map_err(|it| cannot("open", it))?;
+        let directory =
+            openat(&instances, LOCKS, flags, Mode::empty()).map_err(|errno| cannot("open", &path, errno))?;
         Ok(Self { directory, path, owner })
     }
 
@@ -97,9 +95,7 @@ impl Locks {
     /// # Errors
     /// Where another prune is running; where the lock cannot be taken; and those of the work.
     pub fn exclusively<T>(&self, layout: &Layout, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let cannot_lock = |error: io::Error| {
-            anyhow!("cannot lock {}: {error}: {}", self.path.join(RUN_LOCK).display(), advice(&error))
-        };
+        let cannot_lock = |error: io::Error| cannot("lock", &self.path.join(RUN_LOCK), error);
         loop {
             let (file, identity) =
                 self.open_file(OsStr::new(RUN_LOCK), OFlag::O_CREAT).map_err(cannot_lock)?;
@@ -141,9 +137,8 @@ impl Locks {
                 }
                 Ok(None) => true,
                 Err(error) => {
-                    let path = self.path.join(nova_lock_name(cache_file));
-                    let text = format!("cannot lock {}: {error}: {}", path.display(), advice(&error));
-                    batch.insert((*cache_file).clone(), Err(NotHeld::Failed(text)));
+                    let why = cannot("lock", &self.path.join(nova_lock_name(cache_file)), error);
+                    batch.insert((*cache_file).clone(), Err(NotHeld::Failed(why.to_string())));
                     false
                 }
             });

@@ -5,12 +5,14 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
+use crate::time::ForPeople;
 use crate::verdict::{Judged, Policy};
 use crate::warning::Warning;
 
@@ -75,7 +77,7 @@ impl Plan {
             schema_version: u32,
         }
         const WHAT: &str = "not the output of prune --dry-run --format json";
-        let version: Version = serde_json::from_slice(text).context(WHAT)?;
+        let Ok(version) = serde_json::from_slice::<Version>(text) else { bail!("{WHAT}: create a new plan") };
         if version.schema_version != SCHEMA_VERSION {
             bail!(
                 "schema_version {}: only {SCHEMA_VERSION} is known: create a new plan",
@@ -83,7 +85,8 @@ impl Plan {
             );
         }
         let mut deserializer = serde_json::Deserializer::from_slice(text);
-        let document: Document = serde_path_to_error::deserialize(&mut deserializer).context(WHAT)?;
+        let document: Document = serde_path_to_error::deserialize(&mut deserializer)
+            .with_context(|| format!("{WHAT}: create a new plan"))?;
         if document.command != "prune" || !document.dry_run {
             bail!("{WHAT}: create it with that command");
         }
@@ -120,8 +123,8 @@ impl Plan {
         let (original, resized) =
             (policy.original_minimum_age.as_secs(), policy.resized_minimum_age.as_secs());
         let what = [
-            differs("--original-min-age", plan.original_minimum_age_seconds, original),
-            differs("--resized-min-age", plan.resized_minimum_age_seconds, resized),
+            differs("--original-min-age", age(plan.original_minimum_age_seconds), age(original)),
+            differs("--resized-min-age", age(plan.resized_minimum_age_seconds), age(resized)),
             differs("--ignore-unlisted", plan.ignore_unlisted, policy.ignore_unlisted),
             differs("--partials", plan.partials, policy.partials),
             plan.as_of.as_ref().map(|it| format!("it was judged as of {it}")),
@@ -141,6 +144,10 @@ impl Plan {
         stat.map(|it| it.size_bytes) == planned.size_bytes
             && stat.and_then(|it| it.mtime.rfc3339()) == planned.mtime
     }
+}
+
+fn age(seconds: u64) -> String {
+    ForPeople(Duration::from_secs(seconds)).to_string()
 }
 
 fn differs<T: PartialEq + Display>(option: &str, plan: T, now: T) -> Option<String> {

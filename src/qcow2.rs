@@ -39,7 +39,7 @@ pub struct Header {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// More must be read to tell: the first so many bytes of the file, more than were given and at most [`MOST`].
+    /// The first so many bytes of the file are needed: more than were given, and at most [`MOST`].
     NeedsMore(usize),
     /// Why the backing file of what may have one cannot be determined.
     Unknown(String),

@@ -51,7 +51,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cache_name::{CacheName, Kind, set_aside_name};
-use crate::errors::advice;
+use crate::errors::{advice, cannot};
 use crate::evidence::{Cache, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
 use crate::filesystem::is_network;
 use crate::layout::Layout;
@@ -106,8 +106,9 @@ pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
     let path = layout.cache_dir();
     match open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
         Ok(cache_dir) => Ok(Some(cache_dir)),
-        Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => bail!("cannot open {}: {errno}: {}", path.display(), advice(&errno.into())),
+        // Where something else has its name, whoever reads it says so.
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(cannot("open the cache directory", &path, errno)),
     }
 }
 

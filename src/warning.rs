@@ -38,7 +38,7 @@ warnings! {
     InventoryIncomplete { why: String }, "inventory_incomplete", "warning",
         "the inventory is incomplete, so nothing is removable: {why}";
     NoComputeNodes { instances_path: String, why: String }, "no_compute_nodes", "warning",
-        "cannot read which hosts share {instances_path}, so instances on all hosts count: {why}";
+        "cannot read which hosts share {instances_path}, so instances on all hosts count, which keeps more: {why}";
     HostUnknown { host: String, instances_path: String }, "host_unknown", "warning",
         "host {host} is neither in {instances_path}/compute_nodes nor in the inventory: set --host to the name that \
          nova uses for this host";
@@ -55,8 +55,7 @@ warnings! {
         "the evidence is incomplete, so nothing is removable: {path}: {error}: {advice}{}",
         if *more == 0 { String::new() } else { format!(" (explain lists {more} more)") };
     InstanceBroken { file: String, why: String }, "instance_broken", "warning",
-        "an instance is broken: {file} does not exist, and it is the {why}: restore it from another host or a backup, \
-         or remove what uses it";
+        "a disk is broken: {file} does not exist, and it is the {why}: copy that file from another host or a backup";
     RemoveUnusedBaseImages, "remove_unused_base_images", "warning",
         "remove_unused_base_images = False in nova.conf stops nova's own task, but not this command";
     ListOf1000 { source: String }, "list_of_1000", "warning",
@@ -78,16 +77,16 @@ warnings! {
     NotAUuid { id: String }, "not_a_uuid", "warning",
         "{id} is not a lower-case UUID: if it is the name of an image, use the image's id instead";
     ShortMinimumAge { option: &'static str, age: std::time::Duration }, "short_minimum_age", "warning",
-        "{option} is {}: nova may need 10 minutes between choosing a base file and using it, so the start of an \
-         instance may fail: set 10m or more",
+        "the minimum age of files is {} ({option}, or nova.conf): nova may need 10 minutes between choosing a base file \
+         and using it, so the start of an instance may fail: set 10m or more",
         ForPeople(*age);
     KeepUnknown { name: String }, "keep_unknown", "note",
         "--keep {name}: neither a file of the cache nor the id of a known image: check it";
     NotInCache { name: String }, "not_in_cache", "note",
         "{name}: the cache has no file of it";
     SetAsideFound { count: usize, first: String }, "set_aside_found", "warning",
-        "a prune that was killed, or is still running, has set {} aside: if none is running, run prune again, which \
-         puts back and judges what it finds: {first}{}",
+        "a prune that was killed, or is still running, has set {} aside ({first}{}): if none is running, run prune \
+         again, which puts files back first",
         self::count(*count, "file"), if *count == 1 { "" } else { " and more" };
     SetAsideLeft { path: String, why: String }, "set_aside_left", "warning",
         "{path} stays set aside: {why}: run prune again later";
@@ -95,7 +94,8 @@ warnings! {
         "cannot set the mtime of {path}, which is in use: {error}{}",
         and_more(*more);
     GoalMissed { short_bytes: u64 }, "goal_missed", "warning",
-        "the goal of --until-free is missed by {}: explain shows what is still too young, and directories of no instance",
+        "the goal of --until-free is missed by {}: see with explain which files are too young, and which directories \
+         belong to no instance",
         size_text(*short_bytes);
     Interrupted { signal: &'static str }, "interrupted", "warning",
         "interrupted by {signal}: files that were not reached are kept";

@@ -235,11 +235,12 @@ fn doubtful_input_is_warned_of() {
     };
     let [short] = &texts("short_minimum_age")[..] else { panic!("{warnings:#}") };
     assert!(
-        short.starts_with("--original-min-age is 9m 59s: ") && short.ends_with("set 10m or more"),
+        short.starts_with("the minimum age of files is 9m 59s (--original-min-age, or nova.conf): ")
+            && short.ends_with("set 10m or more"),
         "{short}"
     );
     let [differs] = &texts("plan_differs")[..] else { panic!("{warnings:#}") };
-    let ages = ["--original-min-age was 86400 and is 599", "--resized-min-age was 3600 and is 600"];
+    let ages = ["--original-min-age was 1d and is 9m 59s", "--resized-min-age was 1h and is 10m"];
     for word in ages.iter().chain(&["judged as of 20"]) {
         assert!(differs.contains(word), "{differs}");
     }

@@ -15,6 +15,6 @@ pub fn run(global: &Global, args: &Explain) -> Result<Exit> {
     let evidence = pass.shown(|| pass.gather(&BTreeSet::new()))?;
     let mut found = pass.judge(&evidence)?;
     found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
-    let selection = pass.select(&args.subjects, &mut found)?;
-    pass.report(&found, selection.as_ref(), None)
+    pass.select(&args.subjects, &mut found)?;
+    pass.report(&found, None)
 }

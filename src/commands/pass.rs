@@ -51,6 +51,8 @@ pub struct Found<'e> {
     pub judgement: Judgement<'e>,
     pub catalog: Catalog<'e>,
     pub warnings: Vec<Warning>,
+    /// What the operands mean; `None` where there is none.
+    pub asked: Option<Selection>,
     /// `--as-of`.
     as_of: Option<Timestamp>,
 }
@@ -153,7 +155,7 @@ impl<'a> Pass<'a> {
         let mut warnings = self.case(evidence, &judgement).warnings();
         warnings.extend(self.warnings.iter().cloned());
         warnings.extend(unknown.into_iter().map(|name| Warning::KeepUnknown { name }));
-        Ok(Found { evidence, judgement, catalog, warnings, as_of })
+        Ok(Found { evidence, judgement, catalog, warnings, asked: None, as_of })
     }
 
     /// Refuses what looks like a mistake.
@@ -165,10 +167,10 @@ impl<'a> Pass<'a> {
         Case { asked: self.asked, evidence, inventory: self.inventory(), policy: &self.policy, judgement }
     }
 
-    /// What the operands mean; `None` where there is none. What is known but not in the cache is a note.
-    pub fn select(&self, words: &[OsString], found: &mut Found<'_>) -> Result<Option<Selection>> {
+    /// Finds what the operands mean. What is known but not in the cache is a note.
+    pub fn select(&self, words: &[OsString], found: &mut Found<'_>) -> Result<()> {
         if words.is_empty() {
-            return Ok(None);
+            return Ok(());
         }
         let files = found.judgement.files.iter().map(|it| it.name);
         let missing = found.judgement.missing.iter().map(|it| it.name.as_os_str());
@@ -181,8 +183,8 @@ impl<'a> Pass<'a> {
         let (selection, unknown) = Selection::resolve(words, &known)?;
         if let [first, ..] = &unknown[..] {
             anyhow::bail!(
-                "{first}: neither a file of the cache nor the id of a known image: run nova-imagecache scan to see what \
-                 there is"
+                "{first}: neither a file of the cache (its name, or the first 8 or more digits of it) nor the id of a known \
+                 image: run nova-imagecache scan to see what there is"
             );
         }
         for word in words {
@@ -191,17 +193,14 @@ impl<'a> Pass<'a> {
                 found.warnings.push(Warning::NotInCache { name: word.display().to_string() });
             }
         }
-        Ok(Some(selection))
+        found.asked = Some(selection);
+        Ok(())
     }
 
-    /// Prints the report of a pass. With `selection` only those files are shown, in full.
-    pub fn report(
-        &self,
-        found: &Found<'_>,
-        selection: Option<&Selection>,
-        pruned: Option<&Pruned<'_>>,
-    ) -> Result<Exit> {
-        let is_shown = |name: &OsStr| selection.is_none_or(|it| it.contains(name));
+    /// Prints the report of a pass. `explain` shows the files that were asked for alone, and in full.
+    pub fn report(&self, found: &Found<'_>, pruned: Option<&Pruned<'_>>) -> Result<Exit> {
+        let asked = found.asked.as_ref();
+        let is_shown = |name: &OsStr| pruned.is_some() || asked.is_none_or(|it| it.contains(name));
         let is_complete =
             found.judgement.is_complete() && !pruned.is_some_and(|it| it.second_look_is_incomplete);
         let is_done = pruned.is_none_or(Pruned::is_done);
@@ -219,7 +218,7 @@ impl<'a> Pass<'a> {
             warnings: &found.warnings,
             catalog: &found.catalog,
             files,
-            in_full: selection.is_some(),
+            asked,
             verbose: self.global.verbose,
             pass: Some(report::Pass {
                 policy: &self.policy,

@@ -30,6 +30,9 @@ pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
         allow_empty: args.allow_empty,
         ..Asked::default()
     };
+    if args.as_of.is_some() && !args.dry_run {
+        bail!("--as-of is only for a dry run: a real prune judges by the present time: add --dry-run");
+    }
     let pass = Pass::prepare(global, &args.judging, args.as_of, asked)?;
     let plan = args.plan.as_deref().map(|file| Plan::load(file, &pass.layout)).transpose()?;
     let command = Command { args, pass, plan };
@@ -226,11 +229,11 @@ impl Command<'_> {
     }
 
     fn intents<'e>(&self, found: &mut Found<'e>) -> Result<Outcomes<'e>> {
-        let asked = self.pass.select(&self.args.subjects, found)?;
+        self.pass.select(&self.args.subjects, found)?;
         if let Some(plan) = &self.plan {
             found.warnings.extend(plan.differs_from(&self.pass.policy));
         }
-        Ok(intents(&found.judgement, self.plan.as_ref(), asked.as_ref()))
+        Ok(intents(&found.judgement, self.plan.as_ref(), found.asked.as_ref()))
     }
 
     /// How many bytes are to be free, and what is free now.
@@ -255,7 +258,7 @@ impl Command<'_> {
         let failed = work.outcomes.values().filter(|it| it.outcome == Outcome::Failed);
         failed.filter_map(|it| it.error.as_deref()).for_each(report::print_message);
         work.dry_run = self.args.dry_run;
-        self.pass.report(&found, None, Some(&work))
+        self.pass.report(&found, Some(&work))
     }
 }
 

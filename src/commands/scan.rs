@@ -39,7 +39,7 @@ pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
             .flat_map(|it| &it.files)
             .map(|(name, file)| entry((name.as_os_str(), file)))
             .collect(),
-        in_full: false,
+        asked: None,
         verbose: global.verbose,
         pass: None,
         pruned: None,

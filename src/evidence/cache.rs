@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, open};
 use nix::sys::stat::{Mode, fstat, fstatat};
@@ -16,7 +15,7 @@ use super::open::{cause, has_vanished, is_open_in_qemu, open_listed, retried, ty
 use super::parallel::Workers;
 use super::{Cache, CacheFile, Identity, Stat, disk};
 use crate::cache_name::set_aside_name;
-use crate::errors::{advice, instances_path_error};
+use crate::errors::{cannot, instances_path_error};
 use crate::layout::Layout;
 use crate::listing::{DIRECTORY, each_entry};
 
@@ -40,13 +39,13 @@ pub fn read_cache(
             "cache directory {}: not a directory: name another with --subdirectory-name",
             path.display()
         ),
-        Err(errno) => return Err(cannot_list("the cache directory", &path, errno)),
+        Err(errno) => return Err(cannot("list the cache directory", &path, errno)),
     };
     let identity = Identity::from(&fstat(&opened)?);
     let at = opened.as_fd();
     let mut names = Vec::new();
     each_entry(at, |name, _, _| names.push(name.to_owned()))
-        .map_err(|error| cannot_list("the cache directory", &path, error))?;
+        .map_err(|error| cannot("list the cache directory", &path, error))?;
     let read = workers.map(&names, |name| read_entry(at, &path, name));
     let mut files: BTreeMap<OsString, CacheFile> =
         names.into_iter().zip(read).filter_map(|(name, file)| Some((name, file?))).collect();
@@ -66,12 +65,7 @@ pub fn open_instances_path(path: &Path) -> Result<OwnedFd> {
         bail!("instances path {}: not a directory: name another with --instances-path", path.display());
     }
     retried(|| open(path, DIRECTORY, Mode::empty()))
-        .map_err(|errno| cannot_list("the instances path", path, errno))
-}
-
-pub fn cannot_list(what: &str, path: &Path, error: impl Into<io::Error>) -> anyhow::Error {
-    let error = error.into();
-    anyhow!("cannot list {what} {}: {}: {}", path.display(), cause(&error), advice(&error))
+        .map_err(|errno| cannot("list the instances path", path, errno))
 }
 
 /// An entry of the cache directory; `None` where it has gone.

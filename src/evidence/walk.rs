@@ -16,11 +16,12 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode, fstat, fstatat};
 use rustix::fs::FileType;
 
-use super::cache::{cannot_list, open_instances_path};
+use super::cache::open_instances_path;
 use super::disk::{self, DISK_INFO};
 use super::open::{cause, has_vanished, open_listed, retried, type_of};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, name_in_cache};
+use crate::errors::cannot;
 use crate::layout::{LOCKS, Layout};
 use crate::listing::{DIRECTORY, each_entry, each_entry_at_once};
 use crate::time::Timestamp;
@@ -75,7 +76,7 @@ impl Walker<'_> {
         let path = &self.layout.instances_path;
         let root = open_instances_path(path)?;
         let root = root.as_fd();
-        let list = || self.list(root).map_err(|error| cannot_list("the instances path", path, error));
+        let list = || self.list(root).map_err(|error| cannot("list the instances path", path, error));
         // An error where an entry, or something in it, is gone or has become something else.
         let mut read: BTreeMap<Entry, io::Result<Read>> = BTreeMap::new();
         let mut listing = list()?;

@@ -34,6 +34,7 @@ pub(crate) fn check<'a>(text: &'a [u8], what: &str) -> Result<&'a [u8]> {
         [] => bail!("is empty: create it again"),
         [b'<', ..] => bail!("is XML: give domain XML to --libvirt"),
         [b'+', b'-', ..] => "a table",
+        other if str::from_utf8(other).is_err() => "not text",
         other if other.split(|byte| *byte == b'\n').next().is_some_and(|line| line.contains(&b',')) => "CSV",
         _ => "plain text",
     };

@@ -20,6 +20,7 @@ use crate::goal::Goal;
 use crate::inventory::Inventory;
 use crate::layout::Layout;
 use crate::outcome::{Done, Outcome, Outcomes};
+use crate::selection::Selection;
 use crate::time::Timestamp;
 use crate::verdict::{Judged, Judgement, Missing, Policy};
 use crate::warning::Warning;
@@ -43,8 +44,8 @@ pub struct Report<'a> {
     pub catalog: &'a Catalog<'a>,
     /// Those to show, by name.
     pub files: Vec<Entry<'a>>,
-    /// Whether the files were asked for by name, so that everything about them is wanted.
-    pub in_full: bool,
+    /// The files that were asked for by name.
+    pub asked: Option<&'a Selection>,
     pub verbose: bool,
     /// Not of `scan`.
     pub pass: Option<Pass<'a>>,
@@ -125,6 +126,11 @@ impl Total {
 }
 
 impl Report<'_> {
+    /// Whether everything about the files is wanted.
+    fn in_full(&self) -> bool {
+        self.asked.is_some() && self.pruned.is_none()
+    }
+
     fn age(&self, it: &Entry<'_>) -> Option<Duration> {
         match it.judged {
             Some(judged) => judged.age,
@@ -176,7 +182,7 @@ pub fn write(
     let result = result.and_then(|()| stdout.flush());
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let message = format!("cannot write the output: {error}");
+            let message = format!("cannot write the output: {error}; what was done before stays done");
             Err(Failure { exit: Exit::Incomplete, message }.into())
         }
         _ => Ok(()),

@@ -52,10 +52,15 @@ pub fn report(report: &Report<'_>) -> String {
     let mut files = report.files.clone();
     files.sort_by_key(|it| (rank(it), Reverse(it.file.disk_bytes()), it.name));
     let mut text = String::new();
-    if report.in_full {
+    if report.in_full() {
         text.extend(files.iter().map(|it| story(report, it, width)));
     } else {
-        files.retain(|it| report.verbose || it.done.is_none_or(|it| it.outcome != Outcome::Kept));
+        let is_shown = |it: &Entry<'_>| {
+            report.verbose
+                || it.done.is_none_or(|it| it.outcome != Outcome::Kept)
+                || report.asked.is_some_and(|asked| asked.contains(it.name))
+        };
+        files.retain(is_shown);
         let rows: Vec<Row> = files.iter().map(|it| row(report, it)).collect();
         let first = match (&report.pass, report.pruned) {
             (None, _) => ("KIND", 9),
@@ -80,7 +85,7 @@ fn beside_the_files(report: &Report<'_>, pass: &Pass<'_>, width: usize) -> Strin
         return String::new();
     }
     let mut text: String = pass.missing.iter().map(|it| missing(report, it, width)).collect();
-    if !report.in_full && !is_prune {
+    if !report.in_full() && !is_prune {
         let directories = pass.judgement.unlisted_directories.iter();
         let what = if directories.len() == 1 { "directory" } else { "directories" };
         let items = directories.map(|it| unlisted_directory(it, report.generated_at));
@@ -135,7 +140,7 @@ fn missing(report: &Report<'_>, missing: &Missing<'_>, width: usize) -> String {
     } else {
         image.clear();
     }
-    let reason = |it: &Reason<'_>| match report.in_full {
+    let reason = |it: &Reason<'_>| match report.in_full() {
         true => full_reason(it, width),
         false => wrapped(&one_line(&it.text), 4, width),
     };

@@ -79,7 +79,11 @@ impl<'a> Names<'a> {
         names.unreadable.sort_by(|a, b| {
             (a.path.as_os_str(), &a.error, !a.blocks).cmp(&(b.path.as_os_str(), &b.error, !b.blocks))
         });
-        names.unreadable.dedup_by(|later, first| (&later.path, &later.error) == (&first.path, &first.error));
+        // Of all the disks that name a missing file one is enough.
+        names.unreadable.dedup_by(|later, first| {
+            later.path == first.path
+                && (later.error == first.error || later.advice == MOUNT && first.advice == MOUNT)
+        });
         names
     }
 
@@ -141,7 +145,7 @@ impl<'a> Names<'a> {
                 {
                     self.name_identity(disk.identity, by);
                     if by.blocks {
-                        self.check_backing_file(reference, disk);
+                        self.check_backing_file(reference, disk, by.disk);
                     }
                     if !disk.is_raw {
                         next.push((&disk.references[..], reference.as_path()));
@@ -170,7 +174,7 @@ impl<'a> Names<'a> {
     }
 
     /// Notes a file that a disk stands on and that cannot be read, unless that cannot hide the name of a cache file.
-    fn check_backing_file(&mut self, path: &Path, disk: &Disk) {
+    fn check_backing_file(&mut self, path: &Path, disk: &Disk, named_in: &Path) {
         // In a cache directory that has moved: its base name is what counts.
         if is_named_as_cache(self.evidence, path) {
             return;
@@ -180,8 +184,8 @@ impl<'a> Names<'a> {
         }
         // In the instances path nothing hides behind it: that instance is broken.
         if disk.is_missing && self.evidence.below_instances_path(path).is_none() {
-            let error = "a disk has it as its backing file, and it does not exist";
-            self.note(path, Some(error), true, MOUNT);
+            let error = format!("backing file of disk {}, and it does not exist", named_in.display());
+            self.note(path, Some(&error), true, MOUNT);
         }
     }
 
