@@ -215,7 +215,7 @@ pub fn evidence_incomplete(judgement: &Judgement<'_>) -> Option<Warning> {
 mod tests {
     use super::*;
     use crate::inventory::Row;
-    use crate::verdict::tests::{A, NOW, add, disk, evidence, inventory, judge, policy, row};
+    use crate::verdict::tests::{A, NOW, add, aside, broken, disk, evidence, inventory, judge, policy, row};
 
     const REAL: Asked = Asked {
         dry_run: false,
@@ -273,6 +273,7 @@ mod tests {
         let unknown_host: Change = |it| it.compute_nodes = Ok(["there".to_owned()].into());
         let no_directories: Change = |it| it.directories.clear();
         let alike: Change = |it| it.compute_nodes = Ok(["here.a".to_owned(), "here.b".to_owned()].into());
+        let longer: Change = |it| it.compute_nodes = Ok(["here".to_owned(), "here.b".to_owned()].into());
         let full_name: Change = |it| it.compute_nodes = Ok(["here.a".to_owned()].into());
         let shared_apart: Change = |it| it.cache_is_shared_apart = true;
         let as_it_is: Change = |_| {};
@@ -288,7 +289,7 @@ mod tests {
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 31] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 32] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
@@ -314,6 +315,13 @@ mod tests {
             ("nothing here, no cache", REAL, &absent, no_cache, ""),
             ("beside another host, ignoring", ignoring(LIBVIRT), &here, as_it_is, "host there shares"),
             ("beside a host of a like name, ignoring", ignoring(LIBVIRT), &here, alike, "host here.a shares"),
+            (
+                "beside a host of a longer name, ignoring",
+                ignoring(LIBVIRT),
+                &here,
+                longer,
+                "host here.b shares",
+            ),
             ("domains of the only host, ignoring", ignoring(LIBVIRT), &here, full_name, ""),
             ("domains beside another host", LIBVIRT, &here, as_it_is, ""),
             ("inventory beside another host, ignoring", ignoring(REAL), &here, as_it_is, ""),
@@ -342,21 +350,85 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_nothing_names_is_warned_of() {
-        let mut evidence = evidence(&[]);
-        add(&mut evidence, "u", vec![]);
-        let codes = |host: &str, inventory: Option<&Inventory>| -> Vec<&str> {
-            let policy = Policy { host: host.into(), ..policy() };
-            let judgement = judge(&evidence, inventory, &policy, NOW);
-            let case =
-                Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement: &judgement };
-            case.warnings().iter().map(|it| it.code_and_level().0).collect()
+    fn the_operator_is_warned_of_what_is_odd() {
+        type Change = fn(&mut Evidence, &mut Policy);
+        let as_it_is: Change = |_, _| {};
+        let on = |host: &str| [row("u", host, "a")];
+        let elsewhere = [row("v", "elsewhere", "a")];
+        let cases: [(&str, Option<&[Row]>, Change, &[&str]); 12] = [
+            ("a host by its full name", Some(&on("here.example")), as_it_is, &[]),
+            ("this host's full name", Some(&on("here")), |_, it| it.host = "HERE.example".into(), &[]),
+            (
+                "a host that nothing names",
+                Some(&on("here")),
+                |_, it| it.host = "nowhere".into(),
+                &["host nowhere is neither in /i/compute_nodes"],
+            ),
+            ("no list", None, |_, it| it.host = "nowhere".into(), &["no list of instances"]),
+            ("nobody counts", Some(&elsewhere), as_it_is, &["no instance in the inventory uses /i, but"]),
+            ("nobody counts, and no disk", Some(&elsewhere), |it, _| it.directories.clear(), &[]),
+            (
+                "two directories absent",
+                Some(&[row("v", "here", "a"), row("w", "here", "a")]),
+                as_it_is,
+                &["2 instances should have a directory in /i and have none"],
+            ),
+            (
+                "no compute_nodes",
+                Some(&on("here")),
+                |it, _| it.compute_nodes = Err("why".into()),
+                &["share /i"],
+            ),
+            (
+                "short minimum ages",
+                Some(&on("here")),
+                |_, it| {
+                    it.original_minimum_age = Duration::from_secs(599);
+                    it.resized_minimum_age = Duration::from_secs(600);
+                },
+                &["is 9m 59s (--original-min-age"],
+            ),
+            ("no cache", Some(&on("here")), |it, _| it.cache = None, &["no cache directory /i/_base"]),
+            (
+                "two disks that cannot be read",
+                Some(&on("here")),
+                |it, _| add(it, "v", vec![broken("/i/v/disk"), broken("/i/v/disk.swap")]),
+                &["/i/v/disk: broken: repair it"],
+            ),
+            (
+                "a broken disk",
+                Some(&on("here")),
+                |it, _| add(it, "v", vec![disk("/i/v/disk", &["/i/_base/gone"])]),
+                &["gone does not exist, and it is the backing file of disk /i/v/disk"],
+            ),
+        ];
+        for (what, rows, change, expected) in cases {
+            let (mut evidence, mut policy) = (evidence(&[(A, 0)]), policy());
+            add(&mut evidence, "u", vec![disk("/i/u/disk", &[])]);
+            change(&mut evidence, &mut policy);
+            let inventory = rows.map(inventory);
+            let inventory = inventory.as_ref();
+            let judgement = &judge(&evidence, inventory, &policy, NOW);
+            let case = Case { asked: REAL, evidence: &evidence, inventory, policy: &policy, judgement };
+            let warnings: Vec<String> = case.warnings().iter().map(ToString::to_string).collect();
+            assert_eq!(warnings.len(), expected.len(), "{what}: {warnings:?}");
+            for (warning, expected) in warnings.iter().zip(expected) {
+                assert!(warning.contains(expected), "{what}: {warning}");
+            }
+            let more = warnings.iter().any(|it| it.ends_with("(explain lists 1 more)"));
+            assert_eq!(more, what == "two disks that cannot be read", "{what}: {warnings:?}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_set_aside_are_counted() {
+        let found = |names: &[&str]| {
+            let files: Vec<(&str, i64)> = names.iter().map(|it| (*it, 0)).collect();
+            set_aside_found(evidence(&files).cache.as_ref()).map(|it| it.to_string())
         };
-        let inventory = inventory(&[row("u", "here.example", "a")]);
-        assert_eq!(codes("here", Some(&inventory)), Vec::<&str>::new());
-        assert_eq!(codes("here.example", Some(&inventory)), Vec::<&str>::new());
-        assert_eq!(codes("HERE", Some(&inventory)), Vec::<&str>::new());
-        assert_eq!(codes("nowhere", Some(&inventory)), ["host_unknown"]);
-        assert_eq!(codes("nowhere", None), ["no_inventory"]);
+        let [a, swap] = [A, "swap_1"].map(aside);
+        assert_eq!(found(&[A]), None);
+        assert!(found(&[&a]).unwrap().contains("has set 1 file aside"));
+        assert!(found(&[A, &a, &swap]).unwrap().contains("has set 2 files aside"));
     }
 }

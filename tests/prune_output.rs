@@ -6,7 +6,7 @@ use std::process::Command;
 use assert_cmd::cargo::cargo_bin;
 
 use crate::common::prune::{InUse, plain_file, prune_command};
-use crate::common::{DAY, NO_ARGS};
+use crate::common::{DAY, HOST, NO_ARGS};
 
 fn full() -> std::fs::File {
     fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap().into_parts().0
@@ -45,4 +45,21 @@ fn a_reader_that_has_gone_away_stops_the_output_but_not_the_removal() {
     let output = prune_command(&it.world, NO_ARGS).stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
     it.has(NO_ARGS);
+}
+
+#[test]
+fn of_the_files_that_stay_those_are_told_that_were_asked_for() {
+    let (it, files) = InUse::with_three();
+    let inventory = it.world.outside().join("inventory.json").display().to_string();
+    let args = ["-n", "--host", HOST, "--inventory", &inventory, &it.used, &files[0]];
+    let table = it.world.run("prune", args).exits(0).stdout;
+    let row = |name: &str| {
+        table.lines().find(|line| line.contains(name)).map(|line| line.split(' ').next().unwrap())
+    };
+    assert_eq!(
+        [&it.used, &files[0], &files[1]].map(|it| row(it)),
+        [Some("kept"), Some("would_remove"), None],
+        "{table}"
+    );
+    assert!(table.contains("in_use: image-used is the image of instance instance-00000001"), "{table}");
 }

@@ -48,7 +48,7 @@ pub(crate) fn disk(path: &str, names: &[&str]) -> Disk {
     }
 }
 
-fn broken(path: &str) -> Disk {
+pub(crate) fn broken(path: &str) -> Disk {
     Disk { problem: Some("broken".into()), ..disk(path, &[]) }
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn policy() -> Policy {
 }
 
 /// Its name while it is set aside.
-fn aside(name: &str) -> String {
+pub(crate) fn aside(name: &str) -> String {
     crate::cache_name::set_aside_name(OsStr::new(name)).into_string().unwrap()
 }
 
