@@ -154,16 +154,34 @@ fn the_sides_of_a_minimum_age_are_exact() {
 fn an_info_file_shares_the_fate_of_its_file() {
     let name = format!("{A}_5");
     let info = format!("{name}.info");
-    let files = [(name.as_str(), 2 * HOUR), (info.as_str(), 0)];
-    for (disks, expected) in [
-        (vec![], ["removable Unused", "removable Sidecar"]),
-        (vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])], ["in_use BackingFile", "in_use Sidecar"]),
+    let named = |name: &str| vec![disk("/i/u/disk", &[&format!("/i/_base/{name}")])];
+    for (what, disks, is_file, expected) in [
+        ("unused", vec![], true, ["removable Unused", "removable Sidecar"]),
+        ("the file is in use", named(&name), true, ["in_use BackingFile", "in_use Sidecar"]),
+        ("the info file is in use itself", named(&info), true, ["removable Unused", "in_use BackingFile"]),
+        ("beside a directory", vec![], false, ["ignored NotACacheFile", "too_young Unused"]),
     ] {
-        let mut evidence = evidence(&files);
+        let mut evidence = evidence(&[(name.as_str(), 2 * HOUR), (info.as_str(), HOUR)]);
+        evidence.cache.as_mut().unwrap().files.get_mut(OsStr::new(&name)).unwrap().is_file = is_file;
         add(&mut evidence, "u", disks);
         let expected = [format!("{name}: {}", expected[0]), format!("{info}: {}", expected[1])];
-        assert_eq!(verdicts(&evidence, None, &policy()), expected);
+        assert_eq!(verdicts(&evidence, None, &policy()), expected, "{what}");
+        let judgement = judge(&evidence, None, &policy(), NOW);
+        let is_sidecar = expected[1].ends_with("Sidecar");
+        let minimum_age = Duration::from_secs(if is_sidecar { 3600 } else { 24 * 3600 });
+        assert_eq!(judgement.file(OsStr::new(&info)).unwrap().minimum_age, Some(minimum_age), "{what}");
     }
+}
+
+#[test]
+fn a_reason_says_how_long_a_file_must_wait_and_which_image_a_copy_is_of() {
+    let copy = format!("{A}_5");
+    let evidence = evidence(&[(B, 23 * HOUR), (&copy, HOUR)]);
+    let inventory = inventory(&[row("u", "here", "a")]);
+    let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+    let reason = |name: &str| &judgement.file(OsStr::new(name)).unwrap().reasons[0];
+    assert_eq!(reason(B).text, "unused for 23h (minimum 1d): can be removed in 1h if it stays unused");
+    assert_eq!((&reason(&copy).images, &reason(&copy).instances), (&vec!["a"], &vec!["u"]));
 }
 
 #[test]
