@@ -515,3 +515,29 @@ fn many_names_are_cut_and_one_stands_alone() {
     assert_eq!(several("disk", &["a", "b"]), "2 disks: a, b");
     assert_eq!(several("disk", &["a", "b", "c", "d", "e"]), "5 disks: a, b, c and 2 more");
 }
+
+#[test]
+fn what_is_not_a_cache_file_is_told_by_what_it_is() {
+    let problem = || Some("why".to_owned());
+    let stat = evidence(&[(A, 0)]).cache_file(OsStr::new(A)).unwrap().stat;
+    for (expected, file) in [
+        ("cannot be examined: why: never touched", CacheFile { problem: problem(), ..CacheFile::default() }),
+        (
+            "a link that cannot be followed (why): never touched",
+            CacheFile { problem: problem(), stat, link: stat, ..CacheFile::default() },
+        ),
+        ("a directory or special file: never touched", CacheFile { stat, ..CacheFile::default() }),
+        (
+            "a directory or special file: never touched",
+            CacheFile { problem: problem(), stat, ..CacheFile::default() },
+        ),
+        (
+            "not a cache file: never touched",
+            CacheFile { problem: problem(), stat, link: stat, is_file: true, ..CacheFile::default() },
+        ),
+    ] {
+        let mut evidence = evidence(&[]);
+        evidence.cache.as_mut().unwrap().files.insert("x".into(), file);
+        assert_eq!(judge(&evidence, None, &policy(), NOW).files[0].reasons[0].text, expected);
+    }
+}
