@@ -81,12 +81,13 @@ impl Hosts {
         self.other.as_ref().map_or_else(|| path.to_owned(), |it| it.served.join(below()))
     }
 
-    /// Each file in the cache directory, by its inode and when that was made: numbers of inodes are used again.
-    fn files(&self) -> BTreeMap<String, (u64, SystemTime)> {
+    /// Each file in the cache directory, by its inode and when that was made, for numbers of inodes are used again; ext3
+    /// does not tell.
+    fn files(&self) -> BTreeMap<String, (u64, Option<SystemTime>)> {
         let cache_dir = self.truth(&self.it.world.path("_base"));
         let made = |name: &String| {
             let metadata = fs_err::symlink_metadata(cache_dir.join(name)).unwrap();
-            (metadata.ino(), metadata.created().unwrap())
+            (metadata.ino(), metadata.created().ok())
         };
         names(&cache_dir).into_iter().map(|name| (name.clone(), made(&name))).collect()
     }
