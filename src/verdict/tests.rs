@@ -541,3 +541,49 @@ fn what_is_not_a_cache_file_is_told_by_what_it_is() {
         assert_eq!(judge(&evidence, None, &policy(), NOW).files[0].reasons[0].text, expected);
     }
 }
+
+#[test]
+fn what_cannot_be_read_is_told_once_and_blocks_if_it_does_for_anybody() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    add(
+        &mut evidence,
+        "u",
+        vec![disk("/i/u/disk", &["/i/v/disk", "/x/gone"]), disk("/i/u/disk.swap", &["/x/gone"])],
+    );
+    add(&mut evidence, "v", vec![broken("/i/v/disk"), broken("/i/v/disk.swap")]);
+    leads(&mut evidence, broken("/i/v/disk"));
+    leads(&mut evidence, missing("/x/gone", &[]));
+    let inventory = inventory(&[row("u", "here", "b")]);
+    let policy = Policy { ignore_unlisted: true, ..policy() };
+    let judgement = judge(&evidence, Some(&inventory), &policy, NOW);
+    let told: Vec<_> = judgement.unreadable.iter().map(|it| (it.path.to_str().unwrap(), it.blocks)).collect();
+    assert_eq!(told, [("/i/v/disk", true), ("/i/v/disk.swap", false), ("/x/gone", true)]);
+    assert_eq!(judgement.unreadable[2].error, "backing file of disk /i/u/disk, and it does not exist");
+}
+
+#[test]
+fn a_swap_file_that_is_there_or_set_aside_is_not_missing() {
+    let instance = Row { swap_mb: Some(5), ..row("u", "here", "") };
+    for (files, expected) in [(vec![], 1), (vec!["swap_5".to_owned()], 0), (vec![aside("swap_5")], 0)] {
+        let files: Vec<(&str, i64)> = files.iter().map(|it| (it.as_str(), 0)).collect();
+        let (evidence, inventory) = (evidence(&files), inventory(std::slice::from_ref(&instance)));
+        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).missing.len(), expected, "{files:?}");
+    }
+}
+
+#[test]
+fn a_disk_of_a_domain_that_cannot_be_read_blocks_unless_it_is_a_volume_or_raw() {
+    let raw = |path| Disk { is_raw: true, ..broken(path) };
+    for (what, disk, is_volume, complete) in [
+        ("a disk", broken("/x/disk"), false, false),
+        ("a volume", broken("/x/disk"), true, true),
+        ("a raw disk", raw("/x/disk"), false, true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR)]);
+        leads(&mut evidence, disk);
+        let domain_disks =
+            vec![crate::inventory::DomainDisk { path: "/x/disk".into(), is_volume, domain: "d".into() }];
+        let inventory = Inventory { domain_disks, ..Inventory::default() };
+        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
+    }
+}
