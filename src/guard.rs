@@ -281,6 +281,7 @@ mod tests {
         let [here, there, anywhere] = ["here", "there", ""].map(|it| [row("u", it, "a")]);
         let elsewhere = [row("v", "elsewhere", "a")];
         let [absent, volume] = ["a", ""].map(|image| [row("v", "here", image)]);
+        let hostless = [row("v", "", "a")];
         let building = Row { task_state: Some("spawning".into()), ..absent[0].clone() };
         let [building, one_of_two] = [building, absent[0].clone()].map(|it| [here[0].clone(), it]);
         let nobody: [Row; 0] = [];
@@ -289,7 +290,7 @@ mod tests {
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 32] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 33] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
@@ -309,6 +310,7 @@ mod tests {
             ("no directory of the only instance", REAL, &absent, as_it_is, "not one of 1"),
             ("no directory of the only instance, dry", dry(REAL), &absent, as_it_is, "not one of 1"),
             ("no directory, allowed", allow(REAL), &absent, as_it_is, ""),
+            ("no directory, and no host named", REAL, &hostless, as_it_is, "not one of 1"),
             ("no directory, but being built", REAL, &building, as_it_is, ""),
             ("no directory of one of two", REAL, &one_of_two, as_it_is, ""),
             ("no directory, but on a volume", REAL, &volume, as_it_is, ""),

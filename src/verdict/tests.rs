@@ -286,7 +286,7 @@ fn the_cache_of_another_host_is_never_left_out() {
 #[test]
 fn one_thing_that_cannot_be_read_makes_nothing_removable() {
     type Change = fn(&mut Evidence);
-    let cases: [(&str, bool, Change); 12] = [
+    let cases: [(&str, bool, Change); 14] = [
         ("nothing wrong", true, |_| {}),
         ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
         ("a directory", false, |it| {
@@ -316,6 +316,14 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         ("a backing file elsewhere that is missing", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
             leads(it, missing("/x/y", &[]));
+        }),
+        ("a backing file elsewhere that can be read", true, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
+            leads(it, disk("/x/y", &[]));
+        }),
+        ("a backing file in the instances path that is missing", true, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/i/v/y"])]);
+            leads(it, missing("/i/v/y", &[]));
         }),
         ("a listing that never settled", false, |it| it.has_settled = false),
         ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
@@ -586,4 +594,55 @@ fn a_disk_of_a_domain_that_cannot_be_read_blocks_unless_it_is_a_volume_or_raw() 
         let inventory = Inventory { domain_disks, ..Inventory::default() };
         assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
     }
+}
+
+#[test]
+fn a_file_of_a_cache_elsewhere_is_missing_here_unless_it_can_be_read_there() {
+    let there = format!("/x/_base/{B}");
+    for (what, file, expected) in [
+        ("read", disk(&there, &[]), 0),
+        ("not understood", broken(&there), 1),
+        ("not there", missing(&there, &[]), 1),
+    ] {
+        let mut evidence = evidence(&[]);
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[&there])]);
+        leads(&mut evidence, file);
+        assert_eq!(judge(&evidence, None, &policy(), NOW).missing.len(), expected, "{what}");
+    }
+}
+
+#[test]
+fn reasons_say_who_uses_a_file() {
+    let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+    let at = |name: &str| evidence.cache_file(OsStr::new(name)).unwrap().stat.unwrap().identity;
+    let (a, b) = (format!("/i/_base/{A}"), Disk { identity: Some(at(B)), ..disk("/i/u/b", &[]) });
+    add(&mut evidence, "u", vec![b, disk("/i/u/disk", &[&a])]);
+    add(&mut evidence, "v", vec![disk("/i/v/disk", &[&a])]);
+    let inventory = inventory(&[row("u", "here", "a")]);
+    let told = |evidence: &Evidence| -> Vec<String> {
+        let judgement = judge(evidence, Some(&inventory), &policy(), NOW);
+        let reasons = judgement.files.iter().flat_map(|it| &it.reasons);
+        reasons.map(|it| format!("{} {:?} {:?}", it.text, it.images, it.instances)).collect()
+    };
+    let mut expected = vec![
+        r#"a is the image of instance u ["a"] ["u"]"#,
+        r#"backing file of disk /i/u/disk [] ["u"]"#,
+        "backing file of disk /i/v/disk, in a directory of no instance in the inventory [] []",
+        r#"used under another name by disk /i/u/b [] ["u"]"#,
+    ];
+    assert_eq!(told(&evidence), expected);
+    add(&mut evidence, "w", vec![disk("/i/w/disk", &[&a])]);
+    expected[2] =
+        "backing file of 2 disks: /i/v/disk, /i/w/disk, in directories of no instance in the inventory [] []";
+    assert_eq!(told(&evidence), expected);
+}
+
+#[test]
+fn directories_that_can_be_of_instances_are_counted_by_their_disks() {
+    let mut evidence = evidence(&[]);
+    for directory in ["", "u", "v", "snapshots", "snapshots/x", "_base_10.0.0.1", "lost+found"] {
+        add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
+    }
+    add(&mut evidence, "without-a-disk", Vec::new());
+    assert_eq!(judge(&evidence, None, &policy(), NOW).directories_with_disks, 2);
 }
