@@ -570,12 +570,21 @@ fn what_cannot_be_read_is_told_once_and_blocks_if_it_does_for_anybody() {
 }
 
 #[test]
-fn a_swap_file_that_is_there_or_set_aside_is_not_missing() {
-    let instance = Row { swap_mb: Some(5), ..row("u", "here", "") };
-    for (files, expected) in [(vec![], 1), (vec!["swap_5".to_owned()], 0), (vec![aside("swap_5")], 0)] {
-        let files: Vec<(&str, i64)> = files.iter().map(|it| (it.as_str(), 0)).collect();
-        let (evidence, inventory) = (evidence(&files), inventory(std::slice::from_ref(&instance)));
-        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).missing.len(), expected, "{files:?}");
+fn a_swap_or_ephemeral_file_that_is_there_or_set_aside_is_not_missing() {
+    let instance = Row { swap_mb: Some(5), ephemeral_gb: Some(7), ..row("u", "here", "") };
+    let inventory = inventory(&[instance]);
+    let swap = "swap of 5 MiB for instance u";
+    for (file, expected) in [
+        ("ephemeral_7_abcdefg".to_owned(), vec![swap]),
+        ("swap_5".to_owned(), vec!["an ephemeral disk of 7 GiB for instance u"]),
+        (aside("ephemeral_7_abcdefg"), vec![swap]),
+        (A.to_owned(), vec!["an ephemeral disk of 7 GiB for instance u", swap]),
+    ] {
+        let evidence = evidence(&[(file.as_str(), 0)]);
+        let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+        let reasons: Vec<_> = judgement.missing.iter().flat_map(|it| &it.reasons).collect();
+        assert_eq!(reasons.iter().map(|it| &*it.text).collect::<Vec<_>>(), expected, "{file}");
+        assert!(reasons.iter().all(|it| it.instances == ["u"]), "{file}");
     }
 }
 
