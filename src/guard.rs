@@ -281,6 +281,7 @@ mod tests {
         let [here, there, anywhere] = ["here", "there", ""].map(|it| [row("u", it, "a")]);
         let elsewhere = [row("v", "elsewhere", "a")];
         let [absent, volume] = ["a", ""].map(|image| [row("v", "here", image)]);
+        let both = Asked { has_inventory: true, ..LIBVIRT };
         let hostless = [row("v", "", "a")];
         let building = Row { task_state: Some("spawning".into()), ..absent[0].clone() };
         let [building, one_of_two] = [building, absent[0].clone()].map(|it| [here[0].clone(), it]);
@@ -290,7 +291,7 @@ mod tests {
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 33] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 34] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
@@ -327,6 +328,7 @@ mod tests {
             ("domains of the only host, ignoring", ignoring(LIBVIRT), &here, full_name, ""),
             ("domains beside another host", LIBVIRT, &here, as_it_is, ""),
             ("inventory beside another host, ignoring", ignoring(REAL), &here, as_it_is, ""),
+            ("both beside another host, ignoring", ignoring(both), &here, as_it_is, ""),
             ("domains, cache shared apart", LIBVIRT, &here, shared_apart, "network filesystem"),
             ("disks alone, cache shared apart", DISKS_ONLY, &nobody, shared_apart, "network filesystem"),
             ("inventory, cache shared apart", REAL, &here, shared_apart, ""),

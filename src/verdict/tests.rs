@@ -196,6 +196,7 @@ fn instances_count_by_host_directory_and_state() {
         ("on no host", row("u", "", "a"), "", true, true),
         ("shelved", state("", "shelved_offloaded"), "", true, false),
         ("failed to start", state("", "error"), "", true, false),
+        ("on no host, and active", state("", "active"), "", true, true),
         ("shelved, with a directory here", state("", "shelved_offloaded"), "u", true, true),
         ("in error on this host", state("here", "error"), "", true, true),
         ("on another host, compute_nodes unknown", row("u", "elsewhere", "a"), "", false, true),
@@ -553,20 +554,31 @@ fn what_is_not_a_cache_file_is_told_by_what_it_is() {
 #[test]
 fn what_cannot_be_read_is_told_once_and_blocks_if_it_does_for_anybody() {
     let mut evidence = evidence(&[(A, 99 * HOUR)]);
-    add(
-        &mut evidence,
-        "u",
-        vec![disk("/i/u/disk", &["/i/v/disk", "/x/gone"]), disk("/i/u/disk.swap", &["/x/gone"])],
-    );
-    add(&mut evidence, "v", vec![broken("/i/v/disk"), broken("/i/v/disk.swap")]);
-    leads(&mut evidence, broken("/i/v/disk"));
+    // Those of no instance, before and behind the one that names them, do not block by themselves.
+    for directory in ["a", "v"] {
+        let disks = ["disk", "disk.swap"].map(|it| broken(&format!("/i/{directory}/{it}")));
+        leads(&mut evidence, disks[0].clone());
+        add(&mut evidence, directory, disks.into());
+    }
+    let named = disk("/i/u/disk", &["/i/a/disk", "/i/v/disk", "/x/gone"]);
+    add(&mut evidence, "u", vec![named, disk("/i/u/disk.swap", &["/x/gone"])]);
     leads(&mut evidence, missing("/x/gone", &[]));
-    let inventory = inventory(&[row("u", "here", "b")]);
+    let domain_disks =
+        vec![crate::inventory::DomainDisk { path: "/x/gone".into(), is_volume: true, domain: "d".into() }];
+    let inventory = Inventory { domain_disks, ..inventory(&[row("u", "here", "b")]) };
     let policy = Policy { ignore_unlisted: true, ..policy() };
     let judgement = judge(&evidence, Some(&inventory), &policy, NOW);
     let told: Vec<_> = judgement.unreadable.iter().map(|it| (it.path.to_str().unwrap(), it.blocks)).collect();
-    assert_eq!(told, [("/i/v/disk", true), ("/i/v/disk.swap", false), ("/x/gone", true)]);
-    assert_eq!(judgement.unreadable[2].error, "backing file of disk /i/u/disk, and it does not exist");
+    let expected = [
+        ("/i/a/disk", true),
+        ("/i/a/disk.swap", false),
+        ("/i/v/disk", true),
+        ("/i/v/disk.swap", false),
+        ("/x/gone", true),
+        ("/x/gone", false),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(judgement.unreadable[4].error, "backing file of disk /i/u/disk, and it does not exist");
 }
 
 #[test]
