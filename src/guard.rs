@@ -359,7 +359,8 @@ mod tests {
         let as_it_is: Change = |_, _| {};
         let on = |host: &str| [row("u", host, "a")];
         let elsewhere = [row("v", "elsewhere", "a")];
-        let cases: [(&str, Option<&[Row]>, Change, &[&str]); 12] = [
+        type Odd<'a> = (&'a str, Option<&'a [Row]>, Change, &'a [&'a str]);
+        let cases: [Odd<'_>; 12] = [
             ("a host by its full name", Some(&on("here.example")), as_it_is, &[]),
             ("this host's full name", Some(&on("here")), |_, it| it.host = "HERE.example".into(), &[]),
             (
