@@ -23,16 +23,16 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
-use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind};
 use crate::errors::{cannot, instances_path_error};
-use crate::evidence::Identity;
+use crate::evidence::{Identity, whole_file};
 use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
+use crate::listing::DIRECTORY;
 use crate::owner::Owner;
 use crate::processes;
 
@@ -84,9 +84,8 @@ impl Locks {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(cannot("make", &path, errno)),
         }
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let directory =
-            openat(&instances, LOCKS, flags, Mode::empty()).map_err(|errno| cannot("open", &path, errno))?;
+        let directory = openat(&instances, LOCKS, DIRECTORY, Mode::empty())
+            .map_err(|errno| cannot("open", &path, errno))?;
         Ok(Self { directory, path, owner })
     }
 
@@ -259,15 +258,4 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
 fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
     open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| instances_path_error(&layout.instances_path, &errno.into()))
-}
-
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        // Must be 0 for open-file-description locks.
-        l_pid: 0,
-    }
 }

@@ -7,13 +7,12 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::input::unreadable;
+use crate::input::{read_file, unreadable};
 
 /// What nova.conf says of what matters here, or nova's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +34,8 @@ pub fn load(paths: &[PathBuf], given: &[&str], machine: &str) -> Result<NovaConf
     let mut files = Vec::new();
     for path in paths {
         let name = path.display().to_string();
-        let mut text = Vec::new();
-        fs_err::File::open(path)
-            .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
-            .map_err(|error| unreadable("--config-file", error))?;
-        if text.len() as u64 > LONGEST_FILE {
-            bail!("{name}: is larger than {LONGEST_FILE} bytes: check that it is a nova.conf");
-        }
+        let file = fs_err::File::open(path).map_err(|error| unreadable("--config-file", error))?;
+        let text = read_file(file, LONGEST_FILE).with_context(|| format!("--config-file {name}"))?;
         let text = String::from_utf8(text)
             .map_err(|_| anyhow!("{name}: is not UTF-8: convert it, as iconv -t UTF-8 does"))?;
         files.push((name, text));

@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, RenameFlags, open, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
@@ -55,7 +55,7 @@ use crate::errors::{advice, cannot};
 use crate::evidence::{Cache, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
 use crate::filesystem::is_network;
 use crate::layout::Layout;
-use crate::listing::each_entry;
+use crate::listing::{DIRECTORY, each_entry};
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::owner::Owner;
@@ -104,7 +104,7 @@ enum PutBack {
 /// Opens the cache directory; `None` where there is none.
 pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
     let path = layout.cache_dir();
-    match open(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()) {
+    match open(&path, DIRECTORY, Mode::empty()) {
         Ok(cache_dir) => Ok(Some(cache_dir)),
         // Where something else has its name, whoever reads it says so.
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
@@ -152,8 +152,7 @@ impl Removal<'_> {
     /// The names of files that are set aside.
     fn leftovers(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let listed = openat(&self.cache_dir, ".", flags, Mode::empty())?;
+        let listed = openat(&self.cache_dir, ".", DIRECTORY, Mode::empty())?;
         each_entry(listed.as_fd(), |name, _, _| {
             if let CacheName { kind: Kind::SetAside, of, .. } = CacheName::parse(name) {
                 names.push(OsString::from(of));

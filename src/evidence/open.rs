@@ -88,17 +88,21 @@ pub fn read_small(at: BorrowedFd<'_>, name: &OsStr, most: u64) -> io::Result<Opt
 /// # Errors
 /// Where the filesystem cannot answer.
 pub fn is_open_in_qemu(image: impl AsFd) -> io::Result<bool> {
-    let mut lock = libc::flock {
-        // Asking for a read lock would show nothing: QEMU's locks are shared ones.
+    let mut lock = whole_file();
+    retried(|| fcntl(&image, FcntlArg::F_OFD_GETLK(&mut lock)))?;
+    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// A write lock on all of a file. To ask for a read lock would show nothing: QEMU's locks are shared ones.
+pub fn whole_file() -> libc::flock {
+    libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
         l_len: 0,
         // Must be 0 for open-file-description locks.
         l_pid: 0,
-    };
-    retried(|| fcntl(&image, FcntlArg::F_OFD_GETLK(&mut lock)))?;
-    Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    }
 }
 
 /// Whether a file that was listed is not there any more. On NFS another host may have removed it after it was opened.
