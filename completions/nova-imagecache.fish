@@ -27,7 +27,7 @@ end
 complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -s p -l instances-path -d 'nova\'s instances_path [default: /var/lib/nova/instances, or what --config-file says]' -r -f -a "(__fish_complete_directories)"
 complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -l subdirectory-name -d 'Name of the cache directory under it [default: _base, or what --config-file says]' -r
 complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -l config-file -d 'Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does not give them; may be given several times, and the last file wins' -r -F
-complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -s f -l format -d 'Print a table for people or JSON for programs' -r -f -a "table\t'For people'
+complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -s f -l format -d 'Print a table for people or JSON for programs [default: table]' -r -f -a "table\t'For people'
 json\t'For programs: nova-imagecache-json(5)'"
 complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -s q -l quiet -d 'Print no warnings or notes on stderr'
 complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -s v -l verbose -d 'Print notes and how the evidence was gathered on stderr, and all files of a prune'
@@ -41,7 +41,7 @@ complete -c nova-imagecache -n "__fish_nova_imagecache_needs_command" -f -a "hel
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -s p -l instances-path -d 'nova\'s instances_path [default: /var/lib/nova/instances, or what --config-file says]' -r -f -a "(__fish_complete_directories)"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -l subdirectory-name -d 'Name of the cache directory under it [default: _base, or what --config-file says]' -r
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -l config-file -d 'Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does not give them; may be given several times, and the last file wins' -r -F
-complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -s f -l format -d 'Print a table for people or JSON for programs' -r -f -a "table\t'For people'
+complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -s f -l format -d 'Print a table for people or JSON for programs [default: table]' -r -f -a "table\t'For people'
 json\t'For programs: nova-imagecache-json(5)'"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -s q -l quiet -d 'Print no warnings or notes on stderr'
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand fname" -s v -l verbose -d 'Print notes and how the evidence was gathered on stderr, and all files of a prune'
@@ -51,7 +51,7 @@ complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -l
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -s p -l instances-path -d 'nova\'s instances_path [default: /var/lib/nova/instances, or what --config-file says]' -r -f -a "(__fish_complete_directories)"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -l subdirectory-name -d 'Name of the cache directory under it [default: _base, or what --config-file says]' -r
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -l config-file -d 'Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does not give them; may be given several times, and the last file wins' -r -F
-complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -s f -l format -d 'Print a table for people or JSON for programs' -r -f -a "table\t'For people'
+complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -s f -l format -d 'Print a table for people or JSON for programs [default: table]' -r -f -a "table\t'For people'
 json\t'For programs: nova-imagecache-json(5)'"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -s q -l quiet -d 'Print no warnings or notes on stderr'
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand scan" -s v -l verbose -d 'Print notes and how the evidence was gathered on stderr, and all files of a prune'
@@ -68,7 +68,7 @@ complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -s p -l instances-path -d 'nova\'s instances_path [default: /var/lib/nova/instances, or what --config-file says]' -r -f -a "(__fish_complete_directories)"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -l subdirectory-name -d 'Name of the cache directory under it [default: _base, or what --config-file says]' -r
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -l config-file -d 'Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does not give them; may be given several times, and the last file wins' -r -F
-complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -s f -l format -d 'Print a table for people or JSON for programs' -r -f -a "table\t'For people'
+complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -s f -l format -d 'Print a table for people or JSON for programs [default: table]' -r -f -a "table\t'For people'
 json\t'For programs: nova-imagecache-json(5)'"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -l ignore-unlisted -d 'Ignore disks in directories of no instance in the inventory, as nova does: their backing files can be removed'
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand explain" -l partials -d 'Judge interrupted downloads (.part, .converted) too'
@@ -91,7 +91,7 @@ complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -s p -l instances-path -d 'nova\'s instances_path [default: /var/lib/nova/instances, or what --config-file says]' -r -f -a "(__fish_complete_directories)"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -l subdirectory-name -d 'Name of the cache directory under it [default: _base, or what --config-file says]' -r
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -l config-file -d 'Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does not give them; may be given several times, and the last file wins' -r -F
-complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -s f -l format -d 'Print a table for people or JSON for programs' -r -f -a "table\t'For people'
+complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -s f -l format -d 'Print a table for people or JSON for programs [default: table]' -r -f -a "table\t'For people'
 json\t'For programs: nova-imagecache-json(5)'"
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -s n -l dry-run -d 'Change nothing: show what would be removed'
 complete -c nova-imagecache -n "__fish_nova_imagecache_using_subcommand prune" -l ignore-unlisted -d 'Ignore disks in directories of no instance in the inventory, as nova does: their backing files can be removed'

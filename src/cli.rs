@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::goal::{UntilFree, parse_until_free};
 use crate::time::{AsOf, parse_as_of, parse_duration};
@@ -36,28 +37,29 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Options of every subcommand.
-#[derive(Args, Debug)]
+/// Options of every subcommand, before it or after it. Not clap's global ones: of those that may be given several times
+/// clap drops the ones before the subcommand where there are some after it.
+#[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// nova's instances_path [default: /var/lib/nova/instances, or what --config-file says]
-    #[arg(short = 'p', long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    #[arg(short = 'p', long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub instances_path: Option<PathBuf>,
     /// Name of the cache directory under it [default: _base, or what --config-file says]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     pub subdirectory_name: Option<OsString>,
     /// Read the instances path, cache directory, minimum ages and host from this nova.conf, where the command line does
     /// not give them; may be given several times, and the last file wins
-    #[arg(long, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub config_file: Vec<PathBuf>,
-    /// Print a table for people or JSON for programs
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
+    /// Print a table for people or JSON for programs [default: table]
+    #[arg(short, long, value_enum)]
+    pub format: Option<Format>,
     /// Print no warnings or notes on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long)]
     pub quiet: bool,
     /// Print notes and how the evidence was gathered on stderr, and all files of a prune
-    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
     /// The environment variables that were used.
     #[arg(skip)]
@@ -65,9 +67,10 @@ pub struct Global {
 }
 
 /// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[default]
     Table,
     /// For programs: nova-imagecache-json(5).
     Json,
@@ -83,7 +86,7 @@ pub enum Command {
     #[command(after_help = "\
 Example:
   nova-imagecache fname fd0cb2f1-8375-44c9-b1f4-3e1f4c4a8ef0")]
-    Fname(Fname),
+    Fname(With<Fname>),
     /// List what is in the cache
     ///
     /// Prints each file with its kind, what it takes on the disk and its age, the largest first, and totals per kind.
@@ -91,7 +94,7 @@ Example:
     #[command(after_help = "\
 Example:
   nova-imagecache scan --format json")]
-    Scan(Listing),
+    Scan(With<Listing>),
     /// Say for each file why it stays or can be removed
     ///
     /// Reads the headers of all disks, compares them with the instances of the inventory, and prints a verdict with its
@@ -101,7 +104,7 @@ Example:
 Examples:
   nova-imagecache explain --inventory servers.json
   nova-imagecache explain --inventory servers.json 0d5e6b61602d758984b3bf038267614d6016eb2a")]
-    Explain(Explain),
+    Explain(With<Explain>),
     /// Remove what is unused and old enough
     ///
     /// Judges as explain does and sets the mtime of each file in use to now. Then it takes nova's own locks, sets the
@@ -113,7 +116,16 @@ Examples, of which only the last changes anything:
   nova-imagecache prune --dry-run --libvirt /etc/libvirt/qemu --until-free 200GiB
   nova-imagecache prune --dry-run --inventory servers.json --format json > plan.json
   nova-imagecache prune --inventory servers.json --plan plan.json")]
-    Prune(Prune),
+    Prune(With<Prune>),
+}
+
+/// A subcommand's own options, and those of every subcommand.
+#[derive(Args, Debug)]
+pub struct With<A: Args> {
+    #[command(flatten)]
+    pub args: A,
+    #[command(flatten)]
+    pub global: Global,
 }
 
 #[derive(Args, Debug)]
@@ -211,6 +223,22 @@ pub struct Prune {
 }
 
 impl Cli {
+    /// Reads the command line. The global options that stand after the subcommand join those before it.
+    ///
+    /// # Errors
+    /// Those of clap, and where one that takes one value has two.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut cli = Self::try_parse_from(arguments)?;
+        let after = std::mem::take(match &mut cli.command {
+            Command::Fname(it) => &mut it.global,
+            Command::Scan(it) => &mut it.global,
+            Command::Explain(it) => &mut it.global,
+            Command::Prune(it) => &mut it.global,
+        });
+        cli.global.join(after).map_err(|it| Self::command().error(ErrorKind::ArgumentConflict, it))?;
+        Ok(cli)
+    }
+
     /// Takes from the environment what the command line does not give. An empty value counts as unset.
     pub fn fill_in(&mut self, var: impl Fn(&str) -> Option<OsString>) {
         let Self { global, command } = self;
@@ -229,9 +257,9 @@ impl Cli {
         fill("NOVA_IMAGECACHE_CONFIG_FILE", &mut global.config_file);
         let (judging, disks_only) = match command {
             Command::Fname(_) => return,
-            Command::Scan(listing) => return fill("NOVA_IMAGECACHE_IMAGES", &mut listing.images),
-            Command::Explain(explain) => (&mut explain.judging, false),
-            Command::Prune(prune) => (&mut prune.judging, prune.disks_only),
+            Command::Scan(scan) => return fill("NOVA_IMAGECACHE_IMAGES", &mut scan.args.images),
+            Command::Explain(explain) => (&mut explain.args.judging, false),
+            Command::Prune(prune) => (&mut prune.args.judging, prune.args.disks_only),
         };
         fill("NOVA_IMAGECACHE_IMAGES", &mut judging.listing.images);
         if !disks_only {
@@ -241,5 +269,28 @@ impl Cli {
         if let Some(host) = take("NOVA_IMAGECACHE_HOST", judging.host.is_some()) {
             judging.host = Some(host.to_string_lossy().into_owned());
         }
+    }
+}
+
+impl Global {
+    /// Takes the options of another place too.
+    fn join(&mut self, after: Self) -> Result<(), String> {
+        fn one<T>(option: &str, before: &mut Option<T>, after: Option<T>) -> Result<(), String> {
+            if before.is_some() && after.is_some() {
+                return Err(format!("the argument '{option}' cannot be used multiple times"));
+            }
+            *before = before.take().or(after);
+            Ok(())
+        }
+        one("--instances-path <DIR>", &mut self.instances_path, after.instances_path)?;
+        one("--subdirectory-name <NAME>", &mut self.subdirectory_name, after.subdirectory_name)?;
+        one("--format <FORMAT>", &mut self.format, after.format)?;
+        self.config_file.extend(after.config_file);
+        self.quiet |= after.quiet;
+        self.verbose |= after.verbose;
+        if self.quiet && self.verbose {
+            return Err("the argument '--quiet' cannot be used with '--verbose'".into());
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What is asked of a filesystem as a whole: its size, whether other machines use it, and whether it shares locks.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -52,6 +53,28 @@ const NETWORK: [u32; 15] = [
 pub fn is_network(path: &Path) -> bool {
     // The type of the number differs between platforms; its low 32 bits do not.
     statfs::statfs(path).map_or(true, |it| NETWORK.contains(&(it.filesystem_type().0 as u32)))
+}
+
+/// The magic numbers of filesystems whose files are the kernel's own, where to open one may be to act: to open the
+/// `free_buffer` of a trace empties it. From the kernel's linux/magic.h.
+const KERNEL: [u32; 12] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0x6265_6570, // configfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0xde5e_81e4, // efivarfs
+    0xf97c_ff8c, // selinux
+];
+
+/// Whether an open file is one of the kernel's own.
+pub fn is_of_kernel(file: impl AsFd) -> io::Result<bool> {
+    Ok(KERNEL.contains(&(statfs::fstatfs(file)?.filesystem_type().0 as u32)))
 }
 
 /// Warns where an NFS mount keeps locks to this machine.

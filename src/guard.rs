@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::cache_name::Kind;
 use crate::evidence::{Cache, Evidence};
 use crate::inventory::{Instance, Inventory};
-use crate::verdict::{Code, Judgement, Missing, Policy, is_same_host};
+use crate::verdict::{Code, Judgement, Missing, Policy, Unreadable, is_same_host};
 use crate::warning::Warning;
 
 /// What of the command line the guards depend on.
@@ -169,7 +169,7 @@ impl Case<'_> {
             let cache_dir = evidence.layout.cache_dir().display().to_string();
             warnings.push(Warning::NoCacheDirectory { cache_dir });
         }
-        warnings.extend(evidence_incomplete(judgement));
+        warnings.extend(evidence_incomplete(&judgement.unreadable));
         let is_by_disk = |code| matches!(code, Code::BackingFile | Code::BackingFileUnlisted);
         for Missing { name, reasons } in &judgement.missing {
             if let Some(reason) = reasons.iter().find(|it| is_by_disk(it.code)) {
@@ -201,13 +201,14 @@ pub fn set_aside_found(cache: Option<&Cache>) -> Option<Warning> {
 }
 
 /// Names the first thing that makes the evidence incomplete, and what to do about it.
-pub fn evidence_incomplete(judgement: &Judgement<'_>) -> Option<Warning> {
-    let first = judgement.blocking().next()?;
+pub fn evidence_incomplete(unreadable: &[Unreadable]) -> Option<Warning> {
+    let mut blocking = unreadable.iter().filter(|it| it.blocks);
+    let first = blocking.next()?;
     Some(Warning::EvidenceIncomplete {
         path: first.path.display().to_string(),
         error: first.error.clone(),
         advice: first.advice,
-        more: judgement.blocking().count() - 1,
+        more: blocking.count(),
     })
 }
 

@@ -20,9 +20,7 @@ pub fn name(file: &Path) -> String {
 /// Refuses `-` where it is given more than once.
 pub fn check_stdin(inventory: &[PathBuf], images: &[PathBuf]) -> Result<()> {
     if inventory.iter().chain(images).filter(|file| is_stdin(file)).count() > 1 {
-        bail!(
-            "--inventory - and --images -: standard input can be read only once: put the other list in a file"
-        );
+        bail!("standard input (-) can be read only once: put the other list in a file");
     }
     Ok(())
 }

@@ -44,7 +44,9 @@ pub fn each_entry_at_once(
     directory: BorrowedFd<'_>,
     with: impl FnMut(&OsStr, u64, FileType),
 ) -> io::Result<()> {
-    read(directory, Vec::with_capacity(LARGE).spare_capacity_mut(), with)
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(LARGE).map_err(io::Error::other)?;
+    read(directory, buffer.spare_capacity_mut(), with)
 }
 
 fn read(

@@ -75,16 +75,15 @@ pub fn has_run_lock(layout: &Layout) -> bool {
 }
 
 impl Locks {
-    /// Opens the directory of locks, or makes it.
-    pub fn open(layout: &Layout, owner: Owner) -> Result<Self> {
+    /// Opens the directory of locks of an instances path that is open, or makes it.
+    pub fn open(layout: &Layout, instances: &OwnedFd, owner: Owner) -> Result<Self> {
         let path = layout.locks_dir();
-        let instances = open_instances_path(layout)?;
         let _as_owner = owner.assume()?;
-        match mkdirat(&instances, LOCKS, Mode::from_bits_truncate(0o755)) {
+        match mkdirat(instances, LOCKS, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(cannot("make", &path, errno)),
         }
-        let directory = openat(&instances, LOCKS, DIRECTORY, Mode::empty())
+        let directory = openat(instances, LOCKS, DIRECTORY, Mode::empty())
             .map_err(|errno| cannot("open", &path, errno))?;
         Ok(Self { directory, path, owner })
     }
@@ -194,7 +193,8 @@ impl Locks {
         is_absent: impl Fn(&OsStr) -> bool,
     ) {
         let held: Vec<_> = held.into_iter().collect();
-        let users = processes::users_of(&held.iter().map(|(_, lock)| lock.identity).collect());
+        let identities = held.iter().map(|(_, lock)| lock.identity).collect();
+        let Ok(users) = processes::users_of(&identities) else { return };
         let Ok(_as_owner) = self.owner.assume() else { return };
         for (cache_file, lock) in held {
             if !users.contains_key(&lock.identity) && lock.is_current(self) && is_absent(cache_file) {
@@ -255,7 +255,7 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
 }
 
 /// As this process, for its owner need not be able to go there from the root directory.
-fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
+pub fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
     open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .map_err(|errno| instances_path_error(&layout.instances_path, &errno.into()))
 }

@@ -36,15 +36,17 @@ words! {
 pub struct Done {
     pub outcome: Outcome,
     pub error: Option<String>,
+    /// Who has the file open, where it could not be put back for that reason and a new file has its name.
+    pub stays_aside_for: Option<String>,
 }
 
 impl Done {
     pub const fn plain(outcome: Outcome) -> Self {
-        Self { outcome, error: None }
+        Self { outcome, error: None, stays_aside_for: None }
     }
 
     pub fn because(outcome: Outcome, error: impl Into<String>) -> Self {
-        Self { outcome, error: Some(error.into()) }
+        Self { outcome, error: Some(error.into()), stays_aside_for: None }
     }
 }
 

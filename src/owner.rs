@@ -4,39 +4,39 @@
 //! change in the cache directory, is made with the filesystem user and group of the owner of the instances path: what is
 //! made belongs to nova, and a link cannot make root change what nova may not change. Nothing is ever chowned.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Result, bail};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{fstat, fstatat};
 use nix::unistd::{Gid, Uid, geteuid, setfsgid, setfsuid, setgroups};
 
-use crate::layout::Layout;
+use crate::layout::{LOCKS, Layout};
 
 /// The user and group to act as, where this process is root and they are not.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner(Option<(Uid, Gid)>);
 
 impl Owner {
-    /// The owner of the instances path; where that is root, of `locks`, else of the cache directory.
+    /// The owner of the instances path; where that is root, of `locks`, else of the cache directory. Of what is open,
+    /// and not of what its path leads to by then.
     ///
     /// From here on this process has no supplementary groups of root's either.
-    pub fn of(layout: &Layout) -> Result<Self> {
+    pub fn of(layout: &Layout, instances: &OwnedFd, cache_dir: &OwnedFd) -> Result<Self> {
         if !geteuid().is_root() {
             return Ok(Self(None));
         }
-        let mut owner = None;
-        for path in [layout.instances_path.clone(), layout.locks_dir(), layout.cache_dir()] {
-            // Of a link itself, for what it leads to may belong to anybody.
-            let metadata = match path == layout.instances_path {
-                true => fs_err::metadata(&path),
-                false => fs_err::symlink_metadata(&path),
-            };
-            if let Ok(metadata) = metadata
-                && metadata.uid() != 0
-            {
-                owner = Some((Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid())));
-                break;
-            }
-        }
+        // Of a link itself too, for what it leads to may belong to anybody.
+        let entry = |name: &OsStr| fstatat(instances, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok();
+        let stats = [
+            Some(fstat(instances)?),
+            entry(OsStr::new(LOCKS)),
+            entry(&layout.subdirectory_name),
+            Some(fstat(cache_dir)?),
+        ];
+        let owner = stats.iter().flatten().find(|it| it.st_uid != 0);
+        let owner = owner.map(|it| (Uid::from_raw(it.st_uid), Gid::from_raw(it.st_gid)));
         if let Some((_, gid)) = owner
             && let Err(errno) = setgroups(&[gid])
         {

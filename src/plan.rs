@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
-use crate::time::ForPeople;
+use crate::time::{ForPeople, Timestamp};
 use crate::verdict::{Judged, Policy};
 use crate::warning::Warning;
 
@@ -38,8 +38,8 @@ struct Document {
     command: String,
     #[serde(default)]
     dry_run: bool,
-    instances_path: PathBuf,
-    cache_dir: PathBuf,
+    instances_path: String,
+    cache_dir: String,
     policy: Option<JudgedBy>,
     files: Vec<File>,
 }
@@ -90,12 +90,10 @@ impl Plan {
         if document.command != "prune" || !document.dry_run {
             bail!("{WHAT}: create it with that command");
         }
-        if document.instances_path != layout.instances_path || document.cache_dir != layout.cache_dir() {
-            bail!(
-                "made for {}, not for {}: create a new plan",
-                document.cache_dir.display(),
-                layout.cache_dir().display()
-            );
+        // As the report wrote them, with what is not UTF-8 replaced.
+        let (here, there) = (layout.cache_dir().to_string_lossy().into_owned(), document.cache_dir);
+        if document.instances_path != layout.instances_path.to_string_lossy() || there != here {
+            bail!("made for {there}, not for {here}: create a new plan");
         }
         let mut files = HashMap::new();
         for (index, file) in document.files.into_iter().enumerate() {
@@ -118,16 +116,17 @@ impl Plan {
     }
 
     /// Warns where the plan was judged by other settings than this run's.
-    pub fn differs_from(&self, policy: &Policy) -> Option<Warning> {
+    pub fn differs_from(&self, policy: &Policy, as_of: Option<Timestamp>) -> Option<Warning> {
         let plan = self.judged_by.as_ref()?;
         let (original, resized) =
             (policy.original_minimum_age.as_secs(), policy.resized_minimum_age.as_secs());
+        let is_of_same_time = as_of.and_then(Timestamp::rfc3339) == plan.as_of;
         let what = [
             differs("--original-min-age", age(plan.original_minimum_age_seconds), age(original)),
             differs("--resized-min-age", age(plan.resized_minimum_age_seconds), age(resized)),
             differs("--ignore-unlisted", plan.ignore_unlisted, policy.ignore_unlisted),
             differs("--partials", plan.partials, policy.partials),
-            plan.as_of.as_ref().map(|it| format!("it was judged as of {it}")),
+            plan.as_of.as_ref().filter(|_| !is_of_same_time).map(|it| format!("it was judged as of {it}")),
         ];
         let what: Vec<String> = what.into_iter().flatten().collect();
         (!what.is_empty()).then(|| Warning::PlanDiffers { what: what.join(", ") })

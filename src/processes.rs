@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -15,23 +16,31 @@ use nix::sys::stat::fstatat;
 use crate::evidence::Identity;
 use crate::listing::names;
 
-/// Who has each of these files open, in words. This process is left out.
-pub fn users_of(files: &HashSet<Identity>) -> HashMap<Identity, String> {
+/// Who has a file open, in words.
+pub type Users = HashMap<Identity, String>;
+
+/// Who has each of these files open. This process is left out.
+///
+/// # Errors
+/// Where the processes cannot be listed, as where `/proc` is not mounted.
+pub fn users_of(files: &HashSet<Identity>) -> io::Result<Users> {
     let mut users = HashMap::new();
     if files.is_empty() {
-        return users;
+        return Ok(users);
     }
     let own = std::process::id().to_string();
     let in_question = |path: &Path| identity_of(path).filter(|it| files.contains(it));
-    for pid in entries(Path::new("/proc")) {
-        let pid = pid.display().to_string();
-        if !is_number(&pid) || pid == own {
-            continue;
-        }
-        let descriptors = Path::new("/proc").join(&pid).join("fd");
+    let listed = names(Path::new("/proc")).map_err(|error| io::Error::other(format!("/proc: {error}")))?;
+    let pids: Vec<String> =
+        listed.iter().map(|it| it.display().to_string()).filter(|it| is_number(it)).collect();
+    if !pids.contains(&own) {
+        return Err(io::Error::other("/proc does not show this process: mount it"));
+    }
+    for pid in pids.iter().filter(|it| **it != own) {
+        let descriptors = Path::new("/proc").join(pid).join("fd");
         for descriptor in entries(&descriptors) {
             if let Some(identity) = in_question(&descriptors.join(descriptor)) {
-                users.entry(identity).or_insert_with(|| describe(&pid));
+                users.entry(identity).or_insert_with(|| describe(pid));
             }
         }
     }
@@ -43,7 +52,7 @@ pub fn users_of(files: &HashSet<Identity>) -> HashMap<Identity, String> {
             users.entry(identity).or_insert_with(|| format!("the loop device {}", device.display()));
         }
     }
-    users
+    Ok(users)
 }
 
 /// `process 4711 (qemu-img)`.

@@ -36,7 +36,7 @@
 //! file and using it make failed starts likely.
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, open, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, RenameFlags, openat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
@@ -52,14 +52,14 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::cache_name::{CacheName, Kind, set_aside_name};
 use crate::errors::{advice, cannot};
-use crate::evidence::{Cache, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
+use crate::evidence::{Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
 use crate::filesystem::is_network;
 use crate::layout::Layout;
 use crate::listing::{DIRECTORY, each_entry};
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
 use crate::outcome::{Done, Outcome, Outcomes};
 use crate::owner::Owner;
-use crate::processes;
+use crate::processes::{Users, users_of};
 use crate::progress::{Phase, Progress};
 use crate::signals::Signals;
 use crate::verdict::{Judged, Judgement, Verdict};
@@ -82,6 +82,9 @@ pub type SecondLook = Result<BTreeMap<OsString, String>, String>;
 /// A cache directory that is being pruned, and what that is done with.
 pub struct Removal<'a> {
     pub layout: &'a Layout,
+    /// Opened once, and the cache directory and `locks` from it: a path may lead elsewhere at any moment, if its owner
+    /// renames a directory or puts a link in its place.
+    pub instances: OwnedFd,
     pub cache_dir: OwnedFd,
     pub locks: &'a Locks,
     pub owner: Owner,
@@ -101,10 +104,10 @@ enum PutBack {
     StaysOpen(String),
 }
 
-/// Opens the cache directory; `None` where there is none.
-pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
+/// Opens the cache directory of an instances path that is open; `None` where there is none.
+pub fn open_cache_dir(layout: &Layout, instances: &OwnedFd) -> Result<Option<OwnedFd>> {
     let path = layout.cache_dir();
-    match open(&path, DIRECTORY, Mode::empty()) {
+    match openat(instances, layout.subdirectory_name.as_os_str(), DIRECTORY, Mode::empty()) {
         Ok(cache_dir) => Ok(Some(cache_dir)),
         // Where something else has its name, whoever reads it says so.
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
@@ -113,10 +116,12 @@ pub fn open_cache_dir(layout: &Layout) -> Result<Option<OwnedFd>> {
 }
 
 impl Removal<'_> {
-    /// Whether this is the directory that was read.
-    pub fn check_same(&self, read: Option<&Cache>) -> Result<()> {
-        let opened = Identity::from(&fstat(&self.cache_dir)?);
-        if read.is_none_or(|it| it.identity != opened) {
+    /// Whether these are the directories that were read.
+    pub fn check_same(&self, read: &Evidence) -> Result<()> {
+        let identity = |opened: &OwnedFd| fstat(opened).map(|it| Identity::from(&it));
+        if read.cache.as_ref().map(|it| it.identity) != Some(identity(&self.cache_dir)?)
+            || read.instances != identity(&self.instances)?
+        {
             bail!("{}: replaced while it was read: run this again", self.layout.cache_dir().display());
         }
         Ok(())
@@ -129,24 +134,29 @@ impl Removal<'_> {
         let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
         let mut warnings = Vec::new();
         for name in &leftovers {
-            let why = match self.why_not_locked(name, &held) {
-                Some(done) => done.error,
+            let path = || self.path(&set_aside_name(name));
+            let left = |why| Some(Warning::SetAsideLeft { path: path(), why });
+            warnings.extend(match self.why_not_locked(name, &held) {
+                Some(done) => done.error.and_then(left),
                 None => match self.put_back(name) {
-                    Ok(PutBack::Done | PutBack::Dropped) => None,
-                    Ok(PutBack::StaysOpen(who)) => {
-                        Some(format!("a new file has its name, and {who} has the old one open"))
-                    }
+                    Ok(PutBack::Done) => None,
+                    Ok(PutBack::Dropped) => Some(Warning::SetAsideDropped { path: path() }),
+                    Ok(PutBack::StaysOpen(who)) => left(made_again(&who)),
                     // A prune that does not see our lock, as on another host, has done it.
                     Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
-                    Err(error) => Some(format!("{error}: {}", advice(&error))),
+                    Err(error) => left(format!("{error}: {}", advice(&error))),
                 },
-            };
-            if let Some(why) = why {
-                let path = self.layout.cache_dir().join(set_aside_name(name)).display().to_string();
-                warnings.push(Warning::SetAsideLeft { path, why });
-            }
+            });
         }
         Ok(warnings)
+    }
+
+    /// Warns of what this run could not put back, for it has been made again and the old file is open.
+    pub fn stays_aside(&self, outcomes: &Outcomes<'_>) -> impl Iterator<Item = Warning> {
+        outcomes.iter().filter_map(|(name, done)| {
+            let why = made_again(done.stays_aside_for.as_ref()?);
+            Some(Warning::SetAsideLeft { path: self.path(&set_aside_name(name)), why })
+        })
     }
 
     /// The names of files that are set aside.
@@ -232,7 +242,7 @@ impl Removal<'_> {
         if !aside.is_empty() {
             self.wait_for_openers();
             let identities = aside.iter().filter_map(|it| it.file.stat).map(|it| it.identity);
-            let users = processes::users_of(&identities.collect());
+            let users = users_of(&identities.collect());
             self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
             });
@@ -317,10 +327,8 @@ impl Removal<'_> {
         }
         let error = self.rename(judged.name, &set_aside_name(judged.name)).err()?;
         if error.raw_os_error() == Some(libc::EEXIST) {
-            return Some(failed(
-                &path,
-                "an earlier file of that name is still set aside: run prune again later",
-            ));
+            let why = format!("{path} stays, for an earlier file of its name is still set aside");
+            return Some(Done::because(Outcome::Changed, format!("{why}: run prune again later")));
         }
         // It may have been renamed all the same.
         let done = failed(&path, format!("cannot rename it: {error}: {}", advice(&error)));
@@ -339,7 +347,7 @@ impl Removal<'_> {
     }
 
     /// Why a file that is set aside must be put back, as far as the file itself shows.
-    fn examine(&self, judged: &Judged<'_>, users: &HashMap<Identity, String>) -> Option<Done> {
+    fn examine(&self, judged: &Judged<'_>, users: &io::Result<Users>) -> Option<Done> {
         let path = self.path(judged.name);
         let opened = match self.open_aside(judged) {
             Ok(Some(opened)) => opened,
@@ -350,7 +358,10 @@ impl Removal<'_> {
         if !judged.file.stat.is_some_and(|it| it.is_unchanged(&opened.stat)) {
             return Some(changed(&path));
         }
-        let user = users.get(&opened.stat.identity);
+        let user = match users {
+            Ok(users) => users.get(&opened.stat.identity),
+            Err(error) => return Some(failed(&path, format!("cannot see who has it open: {error}"))),
+        };
         match is_open_in_qemu(&opened.file) {
             Err(error) => Some(failed(&path, format!("cannot ask for QEMU's locks: {error}"))),
             Ok(false) if user.is_none() => None,
@@ -417,7 +428,7 @@ impl Removal<'_> {
                     "{} has been made again meanwhile; the old file stays set aside, for {who} has it open",
                     self.path(name)
                 );
-                return Done::because(Outcome::Changed, text);
+                return Done { stays_aside_for: Some(who), ..Done::because(Outcome::Changed, text) };
             }
             // Whoever removed it left nothing to put back.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return done,
@@ -437,9 +448,9 @@ impl Removal<'_> {
         }
         // Precaching fetches without the lock.
         if let Some(opened) = open_regular(self.cache_dir.as_fd(), &aside)? {
-            let users = processes::users_of(&HashSet::from([opened.stat.identity]));
-            if let Some(who) = users.get(&opened.stat.identity) {
-                return Ok(PutBack::StaysOpen(who.clone()));
+            if let Some(who) = users_of(&HashSet::from([opened.stat.identity]))?.remove(&opened.stat.identity)
+            {
+                return Ok(PutBack::StaysOpen(who));
             }
             if is_open_in_qemu(&opened.file)? {
                 return Ok(PutBack::StaysOpen("a running QEMU".into()));
@@ -522,6 +533,10 @@ fn is_as_judged(judged: &Judged<'_>, stat: &Stat) -> bool {
         Some(link) => link.is_unchanged(stat),
         None => judged.file.stat.is_some_and(|it| it.is_unchanged(stat)),
     }
+}
+
+fn made_again(who: &str) -> String {
+    format!("a new file has its name, and {who} has the old one open")
 }
 
 fn changed(path: &str) -> Done {

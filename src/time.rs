@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 const NANOSECONDS_IN_400_YEARS: i128 = 146_097 * 86_400 * 1_000_000_000;
 
@@ -52,7 +52,7 @@ impl Timestamp {
     }
 }
 
-/// A duration of the command line: what humantime reads (`24h`, `1h 30m`), or a bare number of seconds.
+/// A duration of the command line: what humantime reads (`24h`, `1h 30m`), or a bare number of seconds (`0.1`).
 ///
 /// # Errors
 /// Where it is neither.
@@ -60,6 +60,13 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
+    }
+    // Not what else a number may be written as: no sign, exponent or name.
+    if text.bytes().all(|it| it.is_ascii_digit() || it == b'.')
+        && let Ok(seconds) = text.parse()
+        && let Ok(duration) = Duration::try_from_secs_f64(seconds)
+    {
+        return Ok(duration);
     }
     humantime::parse_duration(text)
         .with_context(|| format!("{text:?}: invalid duration: write 24h, \"1h 30m\" or a number of seconds"))
@@ -84,13 +91,20 @@ impl AsOf {
     }
 }
 
+/// A thousand years: no report can write the years after 9999.
+const MOST_AHEAD: Duration = Duration::from_secs(1000 * 31_557_600);
+
 /// Reads `--as-of`.
 ///
 /// # Errors
 /// Where the text is neither an RFC 3339 time in UTC nor `+` and a duration.
 pub fn parse_as_of(text: &str) -> Result<AsOf> {
     if let Some(distance) = text.strip_prefix('+') {
-        return Ok(AsOf::In(parse_duration(distance)?));
+        let distance = parse_duration(distance)?;
+        if distance > MOST_AHEAD {
+            bail!("{text:?}: out of range: a thousand years ahead at most");
+        }
+        return Ok(AsOf::In(distance));
     }
     let time = humantime::parse_rfc3339(text).with_context(|| {
         format!("{text:?}: invalid time: write 2026-11-30T00:00:00Z, or +7d for seven days from now")
@@ -155,8 +169,9 @@ mod tests {
         for (text, seconds) in [("86400", 86_400), ("24h", 86_400), ("1h 30m", 5400), ("0", 0)] {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_secs(seconds), "{text}");
         }
-        for text in ["", "-1", "soon", "24", "1e3"] {
-            assert_eq!(parse_duration(text).is_ok(), text == "24", "{text}");
+        assert_eq!(parse_duration("0.25").unwrap(), Duration::from_millis(250));
+        for text in ["", "-1", "soon", "1e3", ".", "1.2.3", "inf"] {
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 
@@ -176,6 +191,7 @@ mod tests {
             ("+60", Some(Timestamp::from_unix(160, 0))),
             ("1970-01-01T00:01:00+02:00", None),
             ("tomorrow", None),
+            ("+1001y", None),
             ("-7d", None),
         ] {
             assert_eq!(parse_as_of(text).ok().map(|it| it.resolve(now)), expected, "{text}");

@@ -90,12 +90,13 @@ warnings! {
         self::count(*count, "file"), if *count == 1 { "" } else { " and more" };
     SetAsideLeft { path: String, why: String }, "set_aside_left", "warning",
         "{path} stays set aside: {why}: run prune again later";
+    SetAsideDropped { path: String }, "set_aside_dropped", "warning",
+        "{path}, which a prune that was killed had set aside, was removed, for a new file has its name";
     TouchFailed { path: String, error: String, more: usize }, "touch_failed", "warning",
         "cannot set the mtime of {path}, which is in use: {error}{}",
         and_more(*more);
     GoalMissed { short_bytes: u64 }, "goal_missed", "warning",
-        "the goal of --until-free is missed by {}: see with explain which files are too young, and which directories \
-         belong to no instance",
+        "the goal of --until-free is missed by {}: see with explain why the other files stay",
         size_text(*short_bytes);
     Interrupted { signal: &'static str }, "interrupted", "warning",
         "interrupted by {signal}: files that were not reached are kept";

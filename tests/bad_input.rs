@@ -107,6 +107,10 @@ fn a_subject_that_nothing_knows_is_refused() {
     world.explain(["a"]).exits(0);
     world.cache_file(&format!("{}{}", &name[..12], "f".repeat(28)), DAY);
     world.explain([&name[..8]]).refused(&[&name[..8], "2 images", "more digits"]);
+    // Nor does a prune that is refused leave anything behind.
+    let before = Snapshot::of(&world.instances_path());
+    world.prune(["--allow-empty", "nowhere"]).refused(&["nowhere"]);
+    before.assert_same(&Snapshot::of(&world.instances_path()));
 }
 
 #[test]
@@ -121,6 +125,11 @@ fn bad_usage_exits_2_and_names_the_option() {
         ("scan -p ", "--instances-path"),
         ("scan --inventory x", "--inventory"),
         ("scan -p instances -p instances", "--instances-path"),
+        ("-p instances scan -p instances", "--instances-path"),
+        ("-f json scan -f table", "--format"),
+        ("-q scan -v", "--verbose"),
+        ("scan --images - --images -", "only once"),
+        ("explain --as-of +1001y", "--as-of"),
         ("explain --dry-run", "--dry-run"),
         ("explain --original-min-age 99999999999999999999999", "--original-min-age"),
         ("explain --as-of 2026-11-30T00:00:00+01:00", "--as-of"),

@@ -121,7 +121,7 @@ type Change = fn(&Host) -> Option<PathBuf>;
 
 #[test]
 fn only_a_missing_disk_that_may_be_somewhere_stops_the_clean_up() {
-    let cases: [(&str, Change); 11] = [
+    let cases: [(&str, Change); 12] = [
         ("a disk elsewhere is gone", |host| {
             fs_err::remove_file(host.disk_by_hand()).unwrap();
             Some(host.disk_by_hand())
@@ -136,6 +136,12 @@ fn only_a_missing_disk_that_may_be_somewhere_stops_the_clean_up() {
             host.domain("etc", "instance-00000022.xml", &VOLUME.replace(serial, ""));
             let mount = host.world.outside().join("mnt/7c51b5f0a1f14d1b9b9b6f0f6a000022");
             Some(mount.join("volume-9be1f3a6-58cb-4b04-9d3e-6f0000000122"))
+        }),
+        ("a volume of a storage pool, whose path libvirt alone knows", |host| {
+            let pool = "<source pool='default' volume='vm.qcow2'/>";
+            let xml = format!("<domain><name>by hand</name><devices><disk>{pool}</disk></devices></domain>");
+            host.domain("etc", "pool.xml", &xml);
+            Some("volume vm.qcow2 of storage pool default".into())
         }),
         ("an instance's directory is gone", |host| {
             fs_err::remove_dir_all(host.world.path(TRAIN_UUID)).unwrap();

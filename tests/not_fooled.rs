@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::hostile::{Bait, limited, meanwhile, sane};
-use crate::common::prune::{chown_all, finish, names, under_strace};
+use crate::common::prune::{chown_all, finish, names, strace_log, under_strace};
 use crate::common::{HOST, NO_ARGS, Run, domain, file_disk, overlay, plain_qcow2, tool};
 use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
@@ -151,6 +151,21 @@ fn a_file_that_the_header_on_a_block_device_names_is_kept() {
         scene.is_kept("backing_file", what, &args);
         drop(fs_err::remove_file(&disk));
     }
+}
+
+/// To open some of the kernel's files is to act, too: the `free_buffer` of a trace empties it.
+#[test]
+fn no_file_of_the_kernels_own_is_opened() {
+    let scene = scene();
+    symlink("/proc/version", scene.disk("disk.x")).unwrap();
+    let mut command = Command::new(cargo_bin!("nova-imagecache"));
+    command.args(["explain", "-f", "json", "-p"]).arg(scene.world.instances_path());
+    let run = finish(&mut under_strace(&scene.world, ["-f", "-y", "-e", "trace=/^open"], &command)).exits(1);
+    assert_eq!(run.verdict(&scene.unused), "unknown");
+    assert!(run.stderr.contains("disk.x: a file of the kernel's own"), "{}", run.stderr);
+    let log = fs_err::read_to_string(strace_log(&scene.world)).unwrap();
+    let opened: Vec<&str> = log.lines().filter(|it| it.contains("/proc/version>")).collect();
+    assert!(!opened.is_empty() && opened.iter().all(|it| it.contains("O_PATH")), "{opened:#?}");
 }
 
 #[test]

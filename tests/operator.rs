@@ -52,6 +52,13 @@ fn what_is_to_be_kept_is_in_use_by_file_or_image() {
     let prune = host.judged(&[&PRUNE, &keep[..]].concat()).exits(0);
     assert_eq!(with_outcome(&prune, "removed"), set([&original("ubuntu-20.04"), &original("fedora-39")]));
     assert_eq!(prune.json()["summary"]["touched"], 14, "kept files are touched, too");
+
+    // By its path, whatever links lead there.
+    let link = host.world.outside().join("link");
+    std::os::unix::fs::symlink(host.world.instances_path(), &link).unwrap();
+    let path = link.join("_base").join(&centos);
+    let explain = host.judged(&["explain", "--keep", path.to_str().unwrap()]).exits(0);
+    assert_eq!(explain.codes(&centos), ["kept_on_request"]);
 }
 
 /// On a filesystem of its own, where nobody else takes or gives space.
@@ -168,6 +175,8 @@ fn the_environment_stands_for_options_that_are_not_given() {
     assert!(!disks_only.stderr.contains("_INVENTORY"), "{}", disks_only.stderr);
     run(&["NOVA_IMAGECACHE_INVENTORY", "NOVA_IMAGECACHE_LIBVIRT"], &[], &["prune"]).refused(&["--inventory"]);
     assert_eq!(run(&[], &[], &["fname", &id("debian-12")]).exits(0).json()["files"][0]["exists"], true);
+    let unread = run(&[], &[("NOVA_IMAGECACHE_CONFIG_FILE", "nothing")], &["fname", "x"]).exits(0);
+    assert_eq!(unread.json()["files"][0]["exists"], Value::Null, "it needs no instances path");
     run(&["NOVA_IMAGECACHE_IMAGES"], &[("NOVA_IMAGECACHE_IMAGES", "nothing")], &["scan"])
         .refused(&["--images", "nothing"]);
 }
@@ -198,6 +207,15 @@ fn nova_conf_stands_behind_the_options() {
     assert_eq!(explain(&["--host", "other"]).json()["policy"]["host"], "other");
     let other = explain(&["--subdirectory-name", "_none"]);
     assert_eq!(other.json()["cache_dir"], json!(world.path("_none")));
+
+    // Those before the subcommand are not lost where there are some after it.
+    world.file("host.conf", "[DEFAULT]\nhost = host-of-the-last\n");
+    let around = ["--config-file", "nova.conf", "explain", "-f", "json", "--config-file", "host.conf"];
+    let policy = Run::of(world.command().args(around)).exits(0).json()["policy"].take();
+    assert_eq!(
+        [&policy["host"], &policy["original_minimum_age_seconds"]],
+        [&json!("host-of-the-last"), &json!(259_200)]
+    );
 }
 
 #[test]

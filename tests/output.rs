@@ -175,14 +175,24 @@ fn a_closed_pipe_ends_the_output_quietly_and_a_full_disk_is_an_error() {
         fs_err::write(world.base(format!("{}_{index}", cache_file_name("a"))), "").unwrap();
     }
     for args in ["scan", "scan -f json", "explain", "explain -f json"] {
-        for (redirection, code, message) in
-            [("| (read -r line && test -n \"$line\")", 0, ""), ("> /dev/full", 1, "No space left")]
-        {
+        for (redirection, code, message) in [
+            ("| (read -r line && test -n \"$line\")", 0, ""),
+            ("> /dev/full", 1, "No space left"),
+            ("1< /dev/null", 1, "Bad file descriptor"),
+        ] {
             let script = format!("set -o pipefail; \"$0\" {args} -q -p instances {redirection}");
             let mut bash = std::process::Command::new("bash");
             let bash = bash.env_clear().current_dir(world.outside()).args(["-c", &script]);
             let run = finish(bash.arg(cargo_bin!("nova-imagecache"))).exits(code);
             assert!(run.stderr.contains(message) && run.stderr.lines().count() == code as usize, "{run:?}");
         }
+    }
+    for option in ["--help", "--version"] {
+        let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(cargo_bin!("nova-imagecache"));
+        let command = command.arg(option).stdout(full.into_parts().0).stderr(std::process::Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && stderr.contains("No space left"), "{option}: {stderr}");
     }
 }

@@ -27,6 +27,16 @@ fn four() -> (InUse, Vec<String>) {
     (it, files)
 }
 
+#[test]
+fn where_there_is_no_cache_there_is_no_goal() {
+    let world = World::new();
+    fs_err::remove_dir(world.path("_base")).unwrap();
+    for run in [["-n", "--disks-only"], ["--disks-only", "-q"]] {
+        let run = world.run("prune", run.iter().chain(&["--until-free", "100%", "-f", "json"])).exits(0);
+        assert_eq!((&run.json()["goal"], run.warnings()), (&Value::Null, vec!["no_cache_directory".into()]));
+    }
+}
+
 /// On a filesystem of its own, where nobody else takes or gives space.
 #[test]
 fn a_dry_run_foretells_what_goes_and_what_is_free_after_the_real_one() {

@@ -81,7 +81,10 @@ fn where_a_new_file_has_the_name_what_was_aside_is_dropped() {
     let (it, files) = left();
     let inode = fs_err::metadata(plain_file(&it.world, &files[1], DAY / 2)).unwrap().ino();
     let run = it.world.prune(NO_ARGS).exits(0);
-    assert_eq!((run.verdict(&files[1]).as_str(), run.stderr.as_str()), ("too_young", ""));
+    assert_eq!(
+        (run.verdict(&files[1]), run.warnings()),
+        ("too_young".into(), vec!["set_aside_dropped".into()])
+    );
     it.has([&files[1]]);
     assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
 }

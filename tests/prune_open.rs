@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::prune::{
-    InUse, Running, aside, backing_file, inject, under_strace, untouched, wait_until,
+    InUse, Running, aside, backing_file, finish, inject, prune_command, under_strace, untouched, wait_until,
 };
 use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, qemu_img, set_age, tool};
 
@@ -172,4 +172,22 @@ fn a_file_that_a_loop_device_stands_on_stays() {
     let run = it.world.prune(NO_ARGS);
     losetup(&["-d".as_ref(), device.as_ref()]);
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
+}
+
+#[test]
+fn where_the_processes_cannot_be_listed_nothing_is_removed() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let prune = prune_command(&it.world, NO_ARGS);
+    let mut command = Command::new(tool("unshare", "util-linux"));
+    command.args([
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        "mount -t tmpfs none /proc && exec \"$0\" \"$@\"",
+    ]);
+    let run = finish(command.arg(prune.get_program()).args(prune.get_args())).exits(1);
+    run.told(&name, "failed", &["cannot see who has it open", "/proc"]);
+    it.goes(&name);
 }

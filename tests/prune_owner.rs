@@ -208,3 +208,39 @@ fn only_the_mtime_of_a_file_with_one_name_is_set_as_root() {
     assert!(run.warnings().contains(&"touch_failed".to_owned()), "{run:#?}");
     assert_eq!(fs_err::metadata(&victim).unwrap().mtime(), time);
 }
+
+/// The path leads to a directory of root's when prune begins, and from one of its calls on to nova's, where the name of the
+/// cache directory leads to files of root's.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_path_that_comes_to_lead_elsewhere_takes_no_right_of_roots_there() {
+    use crate::common::steps::{Action, Watch, run};
+
+    let (it, name, directory) = attacked();
+    fs_err::rename(it.world.base(&name), directory.join(&name)).unwrap();
+    chown_all(&directory, 0);
+    fs_err::remove_dir_all(it.world.path("_base")).unwrap();
+    symlink(&directory, it.world.path("_base")).unwrap();
+    fs_err::remove_file(it.world.path("locks/imagecache-prune.lock")).ok();
+    let roots = it.world.outside().join("roots");
+    fs_err::create_dir(&roots).unwrap();
+    let exchange = || {
+        let path = it.world.instances_path();
+        renameat2(AT_FDCWD, &path, AT_FDCWD, &roots, RenameFlags::RENAME_EXCHANGE).unwrap();
+    };
+    let before = Snapshot::of(&directory);
+    let command = || prune_command(&it.world, ["--settle", "0"]);
+    exchange();
+    let calls = run(&command(), Watch::recording()).calls;
+    let mut acted = 0;
+    for call in &calls {
+        let ended = run(&command(), Watch::acting(call.place, Action::stop(exchange)));
+        if ended.reached.is_some() {
+            acted += 1;
+            exchange();
+        }
+        before.assert_same(&Snapshot::of(&directory));
+    }
+    assert!(acted > 20 && acted * 10 > calls.len() * 9, "{acted} of {} calls", calls.len());
+    println!("a path that comes to lead elsewhere, at {acted} calls of prune: nothing of root's changed");
+}

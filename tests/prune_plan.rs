@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common::prune::{InUse, keeping_mtime, names, plain_file, with_outcome};
-use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, mtime, overlay, set_mtime};
+use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, World, mtime, overlay, set_mtime};
 use serde_json::{Value, json};
 
 /// Three removable files, one in use, and the plan to remove the three.
@@ -138,6 +138,24 @@ fn the_info_file_of_a_planned_file_goes_only_if_it_is_planned() {
         files.iter_mut().filter(|it| it["name"] == *infos[1]).for_each(|it| it["outcome"] = json!("kept"));
     });
     planned.only_these_go(&[&planned.files[0], &infos[0], &planned.files[1]]);
+}
+
+#[test]
+fn a_plan_of_the_same_moment_and_of_a_path_that_is_not_utf_8_is_a_plan() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let world = World::bare();
+    let path = world.outside().join(std::ffi::OsStr::from_bytes(b"instances-\xff"));
+    let disk = path.join("u/disk");
+    fs_err::create_dir_all(path.join("_base")).unwrap();
+    crate::common::plain_qcow2(&disk);
+    fs_err::write(path.join("_base/swap_5"), "").unwrap();
+    let prune = |more: &[&str]| {
+        let args = ["prune", "-n", "--disks-only", "-f", "json", "--as-of", "2099-01-01T00:00:00Z"];
+        Run::of(world.command().arg("-p").arg(&path).args(args).args(more)).exits(0)
+    };
+    world.file("plan.json", prune(&[]).stdout);
+    let run = prune(&["--plan", "plan.json"]);
+    assert_eq!((run.outcome("swap_5").as_str(), run.warnings().len()), ("would_remove", 0), "{run:#?}");
 }
 
 /// The table of what is no plan is beside the code, in `plan.rs`.

@@ -14,7 +14,9 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
     // Where the cache is matters only where it was named: the command serves at a desk, too.
     let is_placed = global.instances_path.is_some() || !global.config_file.is_empty();
     let layout = |conf| settings::layout(global, &conf);
-    let layout = is_placed.then(|| settings::nova_conf(global, None).and_then(layout)).transpose()?;
+    let layout = is_placed.then(|| settings::nova_conf(global, None).and_then(layout));
+    // Nor does a nova.conf matter that only the environment names, and that this user may not read.
+    let layout = layout.filter(|it| it.is_ok() || global.environment.is_empty()).transpose()?;
     let cache_dir = layout.map(|it| it.cache_dir());
     let ids = ids(&args.image_ids)?;
     let doubtful = ids.iter().filter(|it| !is_uuid(it)).map(|id| Warning::NotAUuid { id: id.clone() });
@@ -29,7 +31,7 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
             ImageFile { image_id, file_name, path, exists }
         })
         .collect();
-    report::write(global.format, || table::fname(&files), |output| json::fname(output, &files))?;
+    report::write(global, || table::fname(&files), |output| json::fname(output, &files))?;
     Ok(Exit::Done)
 }
 

@@ -17,9 +17,9 @@ use crate::exit::Exit;
 /// Bad input, a refusal, or a [`crate::exit::Failure`].
 pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
-        Command::Fname(args) => fname::run(&cli.global, args),
-        Command::Scan(args) => scan::run(&cli.global, args),
-        Command::Explain(args) => explain::run(&cli.global, args),
-        Command::Prune(args) => prune::run(&cli.global, args),
+        Command::Fname(it) => fname::run(&cli.global, &it.args),
+        Command::Scan(it) => scan::run(&cli.global, &it.args),
+        Command::Explain(it) => explain::run(&cli.global, &it.args),
+        Command::Prune(it) => prune::run(&cli.global, &it.args),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::mem::ManuallyDrop;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 
@@ -54,7 +54,7 @@ pub struct Found<'e> {
     /// What the operands mean; `None` where there is none.
     pub asked: Option<Selection>,
     /// `--as-of`.
-    as_of: Option<Timestamp>,
+    pub as_of: Option<Timestamp>,
 }
 
 impl<'a> Pass<'a> {
@@ -149,7 +149,8 @@ impl<'a> Pass<'a> {
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
             catalog: &catalog,
         };
-        let (keep, unknown) = Selection::resolve(&absolute(&self.judging.keep), &known)?;
+        let (keep, unknown) =
+            Selection::resolve(&spelt(&self.judging.keep, &self.layout.cache_dir()), &known)?;
         let judgement =
             verdict::judge(evidence, self.inventory(), (&self.policy, &keep), as_of.unwrap_or(now));
         let mut warnings = self.case(evidence, &judgement).warnings();
@@ -179,7 +180,7 @@ impl<'a> Pass<'a> {
             names: files.chain(missing).collect(),
             catalog: &found.catalog,
         };
-        let words = &absolute(words);
+        let words = &spelt(words, &self.layout.cache_dir());
         let (selection, unknown) = Selection::resolve(words, &known)?;
         if let [first, ..] = &unknown[..] {
             anyhow::bail!(
@@ -201,8 +202,7 @@ impl<'a> Pass<'a> {
     pub fn report(&self, found: &Found<'_>, pruned: Option<&Pruned<'_>>) -> Result<Exit> {
         let asked = found.asked.as_ref();
         let is_shown = |name: &OsStr| pruned.is_some() || asked.is_none_or(|it| it.contains(name));
-        let is_complete =
-            found.judgement.is_complete() && !pruned.is_some_and(|it| it.second_look_is_incomplete);
+        let is_complete = found.judgement.is_complete();
         let is_done = pruned.is_none_or(Pruned::is_done);
         let files = found.judgement.files.iter().filter(|it| is_shown(it.name)).map(|it| Entry {
             name: it.name,
@@ -255,11 +255,13 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// Words with a slash are paths, and may be relative ones.
-fn absolute(words: &[OsString]) -> Vec<OsString> {
-    let absolute = |word: &OsString| match word.as_encoded_bytes().contains(&b'/') {
-        true => std::path::absolute(word).map_or_else(|_| word.clone(), Into::into),
-        false => word.clone(),
+/// Words with a slash are paths. Those of the cache directory are spelt as it is here, whatever links lead there.
+fn spelt(words: &[OsString], cache_dir: &Path) -> Vec<OsString> {
+    let real = |path: &Path| fs_err::canonicalize(path).ok();
+    let spelt = |word: &OsString| {
+        let path = std::path::absolute(word).ok().filter(|_| word.as_encoded_bytes().contains(&b'/'))?;
+        let is_in_cache = real(path.parent()?).is_some_and(|it| Some(it) == real(cache_dir));
+        Some(if is_in_cache { cache_dir.join(path.file_name()?) } else { path }.into_os_string())
     };
-    words.iter().map(absolute).collect()
+    words.iter().map(|word| spelt(word).unwrap_or_else(|| word.clone())).collect()
 }

@@ -1,7 +1,7 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -13,14 +13,14 @@ use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
-use crate::lock::{Locks, has_run_lock};
+use crate::lock::{Locks, has_run_lock, open_instances_path};
 use crate::outcome::{Done, Outcome, Outcomes, intents};
 use crate::owner::Owner;
 use crate::plan::Plan;
 use crate::removal::{Removal, SecondLook, open_cache_dir};
 use crate::report::{self, Pruned};
 use crate::signals::Signals;
-use crate::verdict::{Code, Judged, Verdict};
+use crate::verdict::{Code, Judged, Unreadable, Verdict};
 use crate::warning::Warning;
 
 pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
@@ -53,7 +53,7 @@ impl Command<'_> {
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
         let mut outcomes = self.intents(&mut found)?;
         let mut goal = None;
-        if let Some((wanted_bytes, space)) = self.wanted()? {
+        if let Some((wanted_bytes, space)) = self.wanted()?.filter(|_| evidence.cache.is_some()) {
             let available_before_bytes = space.available_bytes;
             let chosen =
                 next_for(&found.judgement, &outcomes, wanted_bytes.saturating_sub(available_before_bytes));
@@ -72,19 +72,22 @@ impl Command<'_> {
     fn remove(&self) -> Result<Exit> {
         let signals = &Signals::register()?;
         let layout = &self.pass.layout;
-        let owner = Owner::of(layout)?;
-        let Some(cache_dir) = open_cache_dir(layout)? else { return self.report_no_cache() };
+        let instances = open_instances_path(layout)?;
+        let Some(cache_dir) = open_cache_dir(layout, &instances)? else { return self.report_no_cache() };
+        let owner = Owner::of(layout, &instances, &cache_dir)?;
         if !has_run_lock(layout) {
-            // The first prune of this path. A refusal leaves nothing behind, so the guards come before the lock is made.
+            // The first prune of this path. A refusal leaves nothing behind, so they come before the lock is made.
             let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
             // What a killed prune left is put back before the guards.
             if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
-                self.judge(&evidence)?;
+                self.intents(&mut self.judge(&evidence)?)?;
+                self.wanted()?;
             }
         }
-        let locks = &Locks::open(layout, owner)?;
+        let locks = &Locks::open(layout, &instances, owner)?;
         let removal = Removal {
             layout,
+            instances,
             cache_dir,
             locks,
             owner,
@@ -96,8 +99,10 @@ impl Command<'_> {
         locks.exclusively(layout, || {
             let leftovers = removal.put_back_leftovers()?;
             let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
-            let mut found = self.judge(&evidence)?;
-            removal.check_same(evidence.cache.as_ref())?;
+            // A refusal prints no report.
+            let print = |_: &_| report::print_warnings(&leftovers, self.pass.global);
+            let mut found = self.judge(&evidence).inspect_err(print)?;
+            removal.check_same(&evidence)?;
             found.warnings.extend(leftovers);
             found.warnings.extend(locks_not_shared(&layout.instances_path));
             let outcomes = self.intents(&mut found)?;
@@ -146,19 +151,22 @@ impl Command<'_> {
             if batch.is_empty() {
                 break;
             }
-            let mut incomplete = None;
-            let look_again = |set_aside: &_| self.look_again(found, set_aside, &mut incomplete);
+            let mut incomplete = Vec::new();
+            let look_again = |set_aside: &_| self.look_again(removal, found, set_aside, &mut incomplete);
             self.pass.shown(|| removal.remove(&batch, look_again, &mut work.outcomes));
-            if let Some(warning) = incomplete {
-                found.warnings.push(warning);
-                work.second_look_is_incomplete = true;
+            if !incomplete.is_empty() {
+                found.warnings.extend(guard::evidence_incomplete(&incomplete));
+                let is_left =
+                    |name: &OsStr| work.outcomes.get(name).is_none_or(|it| it.outcome != Outcome::Removed);
+                found.judgement.becomes_incomplete(incomplete, is_left);
                 break;
             }
         }
+        found.warnings.extend(removal.stays_aside(&work.outcomes));
         for done in work.outcomes.values_mut().filter(|it| it.outcome == Outcome::WouldRemove) {
             *done = match removal.interrupted() {
                 Some(interrupted) => interrupted,
-                None if work.second_look_is_incomplete => {
+                None if !found.judgement.is_complete() => {
                     Done::because(Outcome::NotReached, "the evidence became incomplete before")
                 }
                 None => Done::plain(Outcome::Spared),
@@ -174,31 +182,31 @@ impl Command<'_> {
     /// Gathers and judges everything again, and says what of the files set aside is not removable any more.
     fn look_again(
         &self,
+        removal: &Removal<'_>,
         first: &Found<'_>,
         set_aside: &BTreeSet<OsString>,
-        incomplete: &mut Option<Warning>,
+        incomplete: &mut Vec<Unreadable>,
     ) -> SecondLook {
-        let mut all_stay = |warning: Warning| {
-            let why = warning.to_string();
-            *incomplete = Some(warning);
-            Err(why)
+        let mut all_stay = |unreadable: Vec<Unreadable>| {
+            let why = guard::evidence_incomplete(&unreadable).map(|it| it.to_string());
+            *incomplete = unreadable;
+            Err(why.unwrap_or_default())
         };
-        let failed = |error: anyhow::Error| Warning::EvidenceIncomplete {
-            path: self.pass.layout.instances_path.display().to_string(),
-            error: format!("{error:#}"),
-            advice: "run this again",
-            more: 0,
+        let failed = |error: anyhow::Error| {
+            let path = self.pass.layout.instances_path.clone();
+            vec![Unreadable { path, error: format!("{error:#}"), blocks: true, advice: "run this again" }]
         };
         let evidence = match self.pass.gather(set_aside) {
             Ok(evidence) => evidence,
             Err(error) => return all_stay(failed(error)),
         };
-        let found = match self.judge(&evidence) {
+        let is_same = removal.check_same(&evidence);
+        let found = match is_same.and_then(|()| self.judge(&evidence)) {
             Ok(found) => found,
             Err(error) => return all_stay(failed(error)),
         };
-        if let Some(warning) = guard::evidence_incomplete(&found.judgement) {
-            return all_stay(warning);
+        if !found.judgement.is_complete() {
+            return all_stay(found.judgement.blocking().cloned().collect());
         }
         if let Some(name) = leads_nowhere(first, &found) {
             return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
@@ -231,7 +239,7 @@ impl Command<'_> {
     fn intents<'e>(&self, found: &mut Found<'e>) -> Result<Outcomes<'e>> {
         self.pass.select(&self.args.subjects, found)?;
         if let Some(plan) = &self.plan {
-            found.warnings.extend(plan.differs_from(&self.pass.policy));
+            found.warnings.extend(plan.differs_from(&self.pass.policy, found.as_of));
         }
         Ok(intents(&found.judgement, self.plan.as_ref(), found.asked.as_ref()))
     }

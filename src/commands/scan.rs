@@ -10,6 +10,7 @@ use crate::evidence::{Workers, read_cache};
 use crate::exit::Exit;
 use crate::guard;
 use crate::images;
+use crate::input;
 use crate::progress::Progress;
 use crate::report::{self, Entry, Report};
 use crate::settings;
@@ -18,6 +19,7 @@ use crate::warning::Warning;
 
 pub fn run(global: &Global, args: &Listing) -> Result<Exit> {
     let layout = settings::layout(global, &settings::nova_conf(global, None)?)?;
+    input::check_stdin(&[], &args.images)?;
     let images = images::load(&args.images)?;
     let progress = Progress::default();
     let workers = Workers::new(&layout, &progress);

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use nix::fcntl::AT_FDCWD;
+use rustix::fs::{CWD, StatxFlags, statx};
 
 use super::open::read_small;
 use super::parallel::Workers;
@@ -38,6 +38,7 @@ pub fn gather(
     let walk = Walker { layout, cache: cache.as_ref().map(|it| it.identity), workers }.walk()?;
     let mut evidence = Evidence {
         layout: layout.clone(),
+        instances: walk.instances,
         cache_is_shared_apart: cache.is_some() && is_shared_apart(layout),
         cache,
         directories: walk.directories,
@@ -72,7 +73,14 @@ pub fn parse_compute_nodes(text: &[u8]) -> Result<BTreeSet<String>> {
 
 /// Whether the cache directory is on a network filesystem other than that of the instances path.
 fn is_shared_apart(layout: &Layout) -> bool {
-    let device = |path: &Path| fs_err::metadata(path).map(|it| it.dev()).ok();
-    let cache_dir = layout.cache_dir();
-    device(&cache_dir) != device(&layout.instances_path) && is_network(&cache_dir)
+    let (cache_dir, instances_path) = (layout.cache_dir(), &layout.instances_path);
+    if !is_network(&cache_dir) {
+        return false;
+    }
+    // Two directories of one server may be mounted as one filesystem, and a link may lead to what all hosts share.
+    let mount = |path: &Path| statx(CWD, path, rustix::fs::AtFlags::empty(), StatxFlags::MNT_ID).ok();
+    let mount = |path: &Path| mount(path).map(|it| (it.stx_dev_major, it.stx_dev_minor, it.stx_mnt_id));
+    let real = |path: &Path| fs_err::canonicalize(path).ok();
+    let is_below = real(&cache_dir).is_some_and(|it| it.parent() == real(instances_path).as_deref());
+    !is_below || mount(&cache_dir) != mount(instances_path)
 }

@@ -30,6 +30,8 @@ use crate::time::Timestamp;
 #[derive(Debug)]
 pub struct Evidence {
     pub layout: Layout,
+    /// The instances path that was read.
+    pub instances: Identity,
     /// `None` where there is no cache directory.
     pub cache: Option<Cache>,
     /// Every directory that was read, by its path below the instances path: `<name>`, `snapshots/<name>`, and the

@@ -14,6 +14,7 @@ use rustix::fs::FileType;
 
 use super::Stat;
 pub use crate::errors::cause;
+use crate::filesystem::is_of_kernel;
 
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY).union(OFlag::O_CLOEXEC);
 
@@ -66,10 +67,16 @@ pub fn open_regular(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opene
 
 /// Opens whatever a name leads to, links followed, if it is a regular file or a block device: it is examined first,
 /// through a descriptor that opens nothing, and then opened through that, so that it cannot change in between.
+///
+/// # Errors
+/// Those of the system, and where it is a file of the kernel's own.
 pub fn open_examined(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<Opened>> {
     let examined = retried(|| openat(at, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()))?;
     if !matches!(type_of(&fstat(&examined)?), FileType::RegularFile | FileType::BlockDevice) {
         return Ok(None);
+    }
+    if is_of_kernel(&examined)? {
+        return Err(io::Error::other("a file of the kernel's own (/proc, /sys), which is not opened"));
     }
     let through = format!("/proc/self/fd/{}", examined.as_raw_fd());
     Opened::new(retried(|| nix::fcntl::open(through.as_str(), READ, Mode::empty()))?.into())

@@ -33,6 +33,8 @@ const MOST_ROUNDS: usize = 32;
 const SNAPSHOTS: &str = "snapshots";
 
 pub struct Walk {
+    /// The instances path that was read.
+    pub instances: Identity,
     pub directories: BTreeMap<OsString, Directory>,
     pub has_settled: bool,
     pub rounds: usize,
@@ -75,6 +77,7 @@ impl Walker<'_> {
     pub fn walk(&self) -> Result<Walk> {
         let path = &self.layout.instances_path;
         let root = open_instances_path(path)?;
+        let instances = Identity::from(&fstat(&root)?);
         let root = root.as_fd();
         let list = || self.list(root).map_err(|error| cannot("list the instances path", path, error));
         // An error where an entry, or something in it, is gone or has become something else.
@@ -90,7 +93,7 @@ impl Walker<'_> {
             listing = list()?;
             let has_settled = !has_vanished && listing.iter().eq(read.keys());
             if has_settled || rounds == MOST_ROUNDS {
-                return Ok(Walk { directories: directories(read), has_settled, rounds });
+                return Ok(Walk { instances, directories: directories(read), has_settled, rounds });
             }
             read.retain(|entry, it| it.is_ok() && listing.binary_search(entry).is_ok());
         }

@@ -68,12 +68,10 @@ fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
     let devices = child(domain, "devices").into_iter().flat_map(|it| it.children());
     for disk in devices.filter(|it| it.has_tag_name("disk")) {
         let is_volume = child(disk, "serial").is_some();
-        let paths = disk.descendants().filter_map(path).filter(|it| !it.is_empty());
-        disks.extend(paths.map(|path| DomainDisk {
-            path: PathBuf::from(path),
-            is_volume,
-            domain: id.into(),
-        }));
+        let paths = disk.descendants().filter_map(path).map(PathBuf::from);
+        let paths =
+            paths.chain(disk.descendants().filter_map(in_pool)).filter(|it| !it.as_os_str().is_empty());
+        disks.extend(paths.map(|path| DomainDisk { path, is_volume, domain: id.into() }));
     }
     disks
 }
@@ -89,6 +87,12 @@ fn path<'a>(node: Node<'a, '_>) -> Option<&'a str> {
         "mirror" => node.attribute("file"),
         _ => None,
     }
+}
+
+/// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that is not there.
+fn in_pool(node: Node<'_, '_>) -> Option<PathBuf> {
+    let (pool, volume) = (node.attribute("pool")?, node.attribute("volume")?);
+    node.has_tag_name("source").then(|| format!("volume {volume} of storage pool {pool}").into())
 }
 
 fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {

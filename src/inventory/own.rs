@@ -11,13 +11,18 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     // Nothing is lacking in a row: its fields are optional, and what is not there is none.
     let rows: Vec<Row> = json::read::<Vec<Row>>(text)?.into_iter().map(Row::normalized).collect();
     let mut numbers = HashMap::with_capacity(rows.len());
+    // One that has a uuid in another row is the same instance by its name.
+    let with_uuid = rows.iter().zip(1..).filter(|(row, _)| row.uuid.is_some());
+    let named: HashMap<_, _> =
+        with_uuid.filter_map(|(row, number)| Some((row.name.as_ref()?, number))).collect();
     for (row, number) in rows.iter().zip(1..) {
         let key = match (&row.uuid, &row.name) {
             (Some(uuid), _) => ("uuid", uuid),
             (None, Some(name)) => ("name", name),
             (None, None) => bail!("row {number}: has neither \"uuid\" nor \"name\": give it one"),
         };
-        if let Some(first) = numbers.insert(key, number) {
+        let named = named.get(key.1).filter(|_| key.0 == "name");
+        if let Some(first) = numbers.insert(key, number).or(named.copied()) {
             bail!(
                 "row {number}: \"{}\": {} is in row {first} already: list each instance once",
                 key.0,
@@ -47,6 +52,7 @@ mod tests {
                 "row 3: \"uuid\": b is in row 1",
             ),
             (r#"[{"name": "a"}, {"name": "a"}]"#, "row 2: \"name\": a is in row 1 already"),
+            (r#"[{"uuid": "a", "name": "n"}, {"name": "n"}]"#, "row 2: \"name\": n is in row 1 already"),
             (r#"[{"host": "a"}]"#, "row 1: has neither \"uuid\" nor \"name\": give it one"),
             (r#"[{"uuid": "", "name": null}]"#, "row 1: has neither"),
             (r#"[{"uuid": "a"}] x"#, "trailing characters"),

@@ -83,7 +83,6 @@ pub struct Pruned<'a> {
     pub touched: usize,
     pub goal: Option<Goal>,
     pub is_interrupted: bool,
-    pub second_look_is_incomplete: bool,
 }
 
 impl<'a> Pruned<'a> {
@@ -156,7 +155,7 @@ pub fn space_of(layout: &Layout) -> Option<Space> {
 /// Prints a report with its warnings.
 pub fn print(report: &Report<'_>, global: &Global) -> Result<()> {
     print_warnings(report.warnings, global);
-    write(global.format, || table::report(report), |output| json::report(output, report))
+    write(global, || table::report(report), |output| json::report(output, report))
 }
 
 /// Writes to stdout; a closed pipe ends that quietly.
@@ -164,28 +163,40 @@ pub fn print(report: &Report<'_>, global: &Global) -> Result<()> {
 /// # Errors
 /// Where the output cannot be written, whatever had been done before.
 pub fn write(
-    format: Format,
+    global: &Global,
     as_table: impl FnOnce() -> String,
     as_json: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    let result = match format {
+    let mut stdout = Stdout;
+    let result = match global.format.unwrap_or_default() {
         Format::Table => {
             let mut text = as_table();
-            if AutoStream::choice(&stdout) == ColorChoice::Never {
+            if AutoStream::choice(&io::stdout()) == ColorChoice::Never {
                 text = strip_str(&text).to_string();
             }
             stdout.write_all(text.as_bytes())
         }
         Format::Json => as_json(&mut stdout).and_then(|()| stdout.write_all(b"\n")),
     };
-    let result = result.and_then(|()| stdout.flush());
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let message = format!("cannot write the output: {error}; what was done before stays done");
             Err(Failure { exit: Exit::Incomplete, message }.into())
         }
         _ => Ok(()),
+    }
+}
+
+/// Standard output, not buffered. Not the standard library's, to which one that is not open for writing is no error.
+struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

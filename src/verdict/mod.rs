@@ -160,6 +160,18 @@ impl<'a> Judgement<'a> {
         self.unreadable.iter().filter(|it| it.blocks)
     }
 
+    /// Adds what a later reading could not read or understand: nothing is removable any more of what `is_left`.
+    pub fn becomes_incomplete(&mut self, unreadable: Vec<Unreadable>, is_left: impl Fn(&OsStr) -> bool) {
+        self.unreadable.extend(unreadable);
+        self.unreadable.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        for judged in self.files.iter_mut().filter(|it| it.verdict == Verdict::Removable && is_left(it.name))
+        {
+            judged.verdict = Verdict::Unknown;
+            let text = "unused, and kept because the evidence became incomplete";
+            judged.reasons = vec![Reason::new(Code::Unused, text)];
+        }
+    }
+
     pub fn file(&self, name: &OsStr) -> Option<&Judged<'a>> {
         self.files.binary_search_by(|it| it.name.cmp(name)).ok().map(|index| &self.files[index])
     }
@@ -230,6 +242,7 @@ impl<'a> Judge<'a, '_> {
     fn in_use_so_far(&self, name: &'a OsStr, file: &'a CacheFile) -> Judged<'a> {
         let kind = file.kind(name);
         let minimum_age = match kind {
+            Kind::Partial if !self.policy.partials => None,
             Kind::Original | Kind::Swap | Kind::Ephemeral | Kind::Info | Kind::Partial => {
                 Some(self.policy.original_minimum_age)
             }
@@ -345,9 +358,13 @@ impl<'a> Judge<'a, '_> {
     }
 
     /// Whether every instance that was started from an image has a `disk` that could be read, and one of these is
-    /// backed by a resized copy: then a copy that no disk names is unused (rule 5 of the evidence).
+    /// backed by a resized copy: then a copy that no disk names is unused (rule 5 of the evidence). Where other hosts use
+    /// the cache from instances paths of their own, an instance may have another disk there: during a resize it has.
     fn disks_show_copies(&self, image: &ImageUse<'a>, fingerprint: Option<&str>) -> bool {
         *image.disks_show_copies.get_or_init(|| {
+            if self.evidence.cache_is_shared_apart {
+                return false;
+            }
             let is_copy = |name: &OsStr| {
                 let name = CacheName::parse(name);
                 name.kind == Kind::Resized && name.fingerprint == fingerprint

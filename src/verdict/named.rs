@@ -9,7 +9,7 @@ use super::{Code, Policy, Reason, Unreadable, several};
 use crate::evidence::{Disk, Evidence, Identity, base_name};
 use crate::inventory::{DomainDisk, Inventory};
 
-const REPAIR: &str = "repair it, or remove it and its directory if nobody needs the instance, or, if it is a raw disk, list \
+const REPAIR: &str = "repair it, or remove it and its directory if nobody needs them, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
 const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
 const MOUNT: &str = "mount or repair the filesystem that it is on";

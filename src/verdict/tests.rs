@@ -29,6 +29,7 @@ pub(crate) fn evidence(files: &[(&str, i64)]) -> Evidence {
     let files = files.iter().enumerate().map(|(ino, (name, age))| (OsString::from(name), file(ino, *age)));
     Evidence {
         layout: Layout { instances_path: "/i".into(), subdirectory_name: "_base".into() },
+        instances: Identity { dev: 1, ino: 98 },
         cache: Some(Cache { identity: Identity { dev: 1, ino: 99 }, files: files.collect() }),
         directories: BTreeMap::new(),
         references: BTreeMap::new(),
@@ -250,6 +251,13 @@ fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
         add(&mut evidence, "v", disks_of_v);
         let rows = [row("u", "here", "a"), row("v", "there", "a")];
         assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{old}: {expected}"), "{what}");
+        evidence.cache_is_shared_apart = true;
+        let expected = match expected {
+            "removable Unused" => "in_use ResizedCopyKept",
+            "in_use BackingFile" => "in_use BackingFile ResizedCopyKept",
+            kept => kept,
+        };
+        assert_eq!(verdict_of(&evidence, &rows, &policy()), format!("{old}: {expected}"), "{what}, shared");
     }
 }
 
