@@ -28,19 +28,18 @@ pub fn users_of(files: &HashSet<Identity>) -> io::Result<Users> {
     if files.is_empty() {
         return Ok(users);
     }
-    let own = std::process::id().to_string();
+    // By the number that this /proc knows it by.
+    let own = fs_err::read_link("/proc/self")?;
     let in_question = |path: &Path| identity_of(path).filter(|it| files.contains(it));
-    let listed = names(Path::new("/proc")).map_err(|error| io::Error::other(format!("/proc: {error}")))?;
-    let pids: Vec<String> =
-        listed.iter().map(|it| it.display().to_string()).filter(|it| is_number(it)).collect();
-    if !pids.contains(&own) {
-        return Err(io::Error::other("/proc does not show this process: mount it"));
-    }
-    for pid in pids.iter().filter(|it| **it != own) {
-        let descriptors = Path::new("/proc").join(pid).join("fd");
+    for pid in names(Path::new("/proc"))? {
+        let pid = pid.display().to_string();
+        if !is_number(&pid) || Path::new(&pid) == own {
+            continue;
+        }
+        let descriptors = Path::new("/proc").join(&pid).join("fd");
         for descriptor in entries(&descriptors) {
             if let Some(identity) = in_question(&descriptors.join(descriptor)) {
-                users.entry(identity).or_insert_with(|| describe(pid));
+                users.entry(identity).or_insert_with(|| describe(&pid));
             }
         }
     }

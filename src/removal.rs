@@ -36,15 +36,18 @@
 //! file and using it make failed starts likely.
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::iter::successors;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, RenameFlags, openat, renameat, renameat2};
+use nix::fcntl::{AtFlags, RenameFlags, openat, readlinkat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
@@ -72,6 +75,9 @@ const SETTLE_ON_NETWORK: Duration = Duration::from_secs(61);
 
 /// How often a wait looks whether a signal has come.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
 
 /// Open files that the rest of the program may need beside the locks of a batch.
 const SPARE_DESCRIPTORS: usize = 256;
@@ -208,11 +214,24 @@ impl Removal<'_> {
         mut look_again: impl FnMut(&BTreeSet<OsString>) -> SecondLook,
         outcomes: &mut Outcomes<'e>,
     ) {
-        // A link leads nowhere while the file that it leads to is set aside.
-        let (links, others): (Vec<_>, Vec<_>) = files.iter().partition(|it| it.file.link.is_some());
-        for batch in [links, others].iter().flat_map(|it| it.chunks(most_in_a_batch())) {
+        // A link leads nowhere while what it leads to is set aside.
+        let mut by_depth: BTreeMap<Reverse<usize>, Vec<&Judged<'e>>> = BTreeMap::new();
+        for judged in files {
+            by_depth.entry(Reverse(self.depth(judged))).or_default().push(judged);
+        }
+        for batch in by_depth.values().flat_map(|it| it.chunks(most_in_a_batch())) {
             self.remove_batch(batch, &mut look_again, outcomes);
         }
+    }
+
+    /// How many links of the cache directory lead from an entry to its file, as far as their names tell.
+    fn depth(&self, judged: &Judged<'_>) -> usize {
+        let next = |name: &OsString| {
+            let target = readlinkat(&self.cache_dir, name.as_os_str()).ok()?;
+            Path::new(&target).file_name().map(OsStr::to_owned)
+        };
+        let first = judged.file.link.map(|_| judged.name.to_owned());
+        successors(first, next).take(MOST_LINKS).count()
     }
 
     fn remove_batch<'e>(

@@ -332,16 +332,20 @@ fn where_a_name_in_use_leads_nowhere_any_more_everything_is_put_back() {
 fn a_link_in_the_cache_and_its_target_go_in_one_run_or_stay_together() {
     for is_named in [false, true] {
         let it = InUse::new();
-        let [target, link] = ["0", "1"].map(|digit| digit.repeat(40));
-        plain_file(&it.world, &target, 2 * DAY);
-        symlink(it.world.base(&target), it.world.base(&link)).unwrap();
-        let run = it.while_aside(&link, &[], || {
+        let all = ["0", "1", "2", "3"].map(|digit| digit.repeat(40));
+        let [target, link, to_link, _] = &all;
+        plain_file(&it.world, target, 2 * DAY);
+        symlink(it.world.base(target), it.world.base(link)).unwrap();
+        symlink(link, it.world.base(to_link)).unwrap();
+        symlink(it.world.base(to_link), it.world.base(&all[3])).unwrap();
+        assert_eq!(with_outcome(&it.world.dry_run(NO_ARGS), "would_remove"), all.clone().into());
+        let run = it.while_aside(&all[3], &[], || {
             if is_named {
-                overlay(&it.world.path("2b9e/disk"), it.world.base(&link));
+                overlay(&it.world.path("2b9e/disk"), it.world.base(&all[3]));
             }
         });
         let expected = if is_named { "changed" } else { "removed" };
-        assert_eq!(with_outcome(&run.exits(0), expected), [target, link].into());
+        assert_eq!(with_outcome(&run.exits(0), expected), all.into());
     }
 }
 
