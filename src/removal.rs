@@ -31,7 +31,9 @@
 //! has written nothing yet, so nothing is lost. `qemu-img create` closes the backing file before it writes the header
 //! of the new disk: nova runs it under its lock; a disk that somebody makes by hand in that moment has only the
 //! wait of step 4. Processes of other containers are seen only where this `/proc` shows them. nova's precaching fetches
-//! without its lock; for partial downloads, age, the look in `/proc` and the comparison protect. A disk that is copied
+//! without its lock; for partial downloads, age, the look in `/proc` and the comparison protect. A prune on another host,
+//! where locks are not shared, may set a new file aside between our last look at it and the drop of the old one: the two
+//! are of one image, and nova fetches it again. A disk that is copied
 //! or moved in from elsewhere while prune runs is not seen. Minimum ages shorter than nova needs between choosing a
 //! file and using it make failed starts likely.
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
@@ -460,23 +462,31 @@ impl Removal<'_> {
     /// Gives a file that is set aside its name again. nova's lock of it must be held.
     fn put_back(&self, name: &OsStr) -> io::Result<PutBack> {
         let aside = set_aside_name(name);
-        match self.rename(&aside, name) {
-            Ok(()) => return Ok(PutBack::Done),
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => return Err(error),
-        }
-        // Precaching fetches without the lock.
-        if let Some(opened) = open_regular(self.cache_dir.as_fd(), &aside)? {
-            if let Some(who) = users_of(&HashSet::from([opened.stat.identity]))?.remove(&opened.stat.identity)
-            {
-                return Ok(PutBack::StaysOpen(who));
+        loop {
+            match self.rename(&aside, name) {
+                Ok(()) => return Ok(PutBack::Done),
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+                Err(error) => return Err(error),
             }
-            if is_open_in_qemu(&opened.file)? {
-                return Ok(PutBack::StaysOpen("a running QEMU".into()));
+            // Precaching fetches without the lock.
+            if let Some(opened) = open_regular(self.cache_dir.as_fd(), &aside)? {
+                let file = opened.stat.identity;
+                if let Some(who) = users_of(&HashSet::from([file]))?.remove(&file) {
+                    return Ok(PutBack::StaysOpen(who));
+                }
+                if is_open_in_qemu(&opened.file)? {
+                    return Ok(PutBack::StaysOpen("a running QEMU".into()));
+                }
             }
+            // A prune on another host, which our locks may not exclude, may have set the new file aside by now: then there
+            // is this one alone.
+            let new = open_regular(self.cache_dir.as_fd(), name);
+            if new.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir))?;
+            return Ok(PutBack::Dropped);
         }
-        self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir))?;
-        Ok(PutBack::Dropped)
     }
 
     /// Renames within the cache directory, and never replaces a file.

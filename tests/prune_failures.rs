@@ -99,6 +99,10 @@ fn a_file_whose_lock_cannot_be_taken_fails_and_the_others_go() {
     fs_err::write(&lock, "").unwrap();
     let run = finish(&mut it.injected("fcntl:error=ENOLCK", &lock, &[])).exits(1);
     it.only_this_stays(&run, &files[1], "failed", "gives no locks: check its lock service");
+
+    // The run's own lock: that is no other prune.
+    let run = it.world.path("locks/imagecache-prune.lock");
+    finish(&mut it.injected("flock:error=ENOLCK", &run, &[])).refused(&["cannot lock", "gives no locks"]);
 }
 
 #[test]

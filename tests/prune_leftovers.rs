@@ -89,6 +89,37 @@ fn where_a_new_file_has_the_name_what_was_aside_is_dropped() {
     assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
 }
 
+/// At each call on the file or its name, a prune on another host sets the new file aside, for no lock excludes it.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_was_aside_is_not_dropped_for_a_file_that_another_prune_sets_aside() {
+    use crate::common::steps::{Action, Call, Watch, run};
+
+    let scene = || {
+        let (it, files) = left();
+        plain_file(&it.world, &files[1], DAY / 2);
+        (it, files[1].clone())
+    };
+    let calls = {
+        let (it, _) = scene();
+        run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls
+    };
+    let mut acted = 0;
+    let is_on_it = |it: &&Call| it.on.contains(&"1".repeat(40));
+    // Up to the last look before it is dropped: after that only a lock could help.
+    let drop = calls.iter().position(|it| is_on_it(&it) && it.name() == "unlinkat").unwrap();
+    let last = calls[..drop].iter().rposition(|it| is_on_it(&it) && it.name() == "openat").unwrap();
+    for call in calls[..=last].iter().filter(is_on_it) {
+        let (it, name) = scene();
+        let (new, aside) = (it.world.base(&name), aside(&it.world, &name));
+        let act = || fs_err::rename(&new, &aside).unwrap();
+        let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(call.place, Action::stop(act)));
+        acted += usize::from(ended.reached.is_some());
+        assert!(new.exists() || aside.exists(), "{ended:?}");
+    }
+    assert!(acted > 5, "{acted} calls");
+}
+
 // Signals
 
 /// A prune of two files, the second in a later batch, in its wait. What runs the tests may have some signals ignored, as a
