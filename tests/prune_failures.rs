@@ -7,7 +7,7 @@ use crate::common::prune::{
     InUse, Running, aside, finish, inject, lock_file, names, plain_file, prune_command, under_strace,
     wait_until, with_outcome,
 };
-use crate::common::{DAY, NO_ARGS, Snapshot, overlay};
+use crate::common::{DAY, NO_ARGS, Run, Snapshot, overlay};
 
 #[test]
 fn a_file_whose_rename_or_unlink_is_refused_is_named_with_the_cause_and_the_others_go() {
@@ -113,6 +113,25 @@ fn a_file_of_which_the_filesystem_cannot_say_whether_it_is_open_fails_and_the_ot
         let run = finish(&mut it.injected(&action, &aside(&it.world, &files[1]), &[])).exits(1);
         it.only_this_stays(&run, &files[1], "failed", words);
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_file_that_cannot_be_opened_while_it_is_aside_fails_and_the_others_go() {
+    use crate::common::steps::{Action, Watch, run};
+
+    let (it, files) = InUse::with_three();
+    // The first prune of a path makes other calls.
+    it.world.prune(NO_ARGS).exits(0);
+    it.three_files();
+    let calls = run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls;
+    let aside = aside(&it.world, &files[1]).display().to_string();
+    let opening = calls.iter().find(|it| it.name() == "openat" && it.on == aside).unwrap();
+    it.three_files();
+    let action = Action::Fail(nix::errno::Errno::EIO);
+    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(opening.place, action));
+    let run = Run { code: ended.code.unwrap(), stdout: ended.stdout, stderr: ended.stderr }.exits(1);
+    it.only_this_stays(&run, &files[1], "failed", "Input/output error");
 }
 
 #[test]

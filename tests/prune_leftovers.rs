@@ -67,7 +67,11 @@ fn it_is_put_back_under_novas_lock_and_what_is_in_use_again_stays() {
     assert!(start.elapsed().as_millis() >= 300);
     assert_eq!((run.verdict(&files[0]).as_str(), run.outcome(&files[2]).as_str()), ("in_use", "removed"));
     assert!(run.warnings().contains(&"set_aside_left".to_owned()), "{run:#?}");
-    for words in ["stays set aside", "is locked", &aside(&it.world, &files[1]).display().to_string()] {
+    for words in [
+        "stays set aside",
+        "is locked: another process holds",
+        &aside(&it.world, &files[1]).display().to_string(),
+    ] {
         assert!(run.stderr.contains(words), "{run:#?}");
     }
     assert!(aside(&it.world, &files[1]).exists());
