@@ -22,13 +22,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind};
-use crate::errors::{cannot, instances_path_error};
+use crate::errors::cannot;
 use crate::evidence::{Identity, whole_file};
 use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
@@ -252,10 +252,4 @@ pub fn locks_of(name: &OsStr) -> Vec<&OsStr> {
         }
         _ => vec![own],
     }
-}
-
-/// As this process, for its owner need not be able to go there from the root directory.
-pub fn open_instances_path(layout: &Layout) -> Result<OwnedFd> {
-    open(&layout.instances_path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(|errno| instances_path_error(&layout.instances_path, &errno.into()))
 }

@@ -32,8 +32,8 @@
 //! of the new disk: nova runs it under its lock; a disk that somebody makes by hand in that moment has only the
 //! wait of step 4. Processes of other containers are seen only where this `/proc` shows them. nova's precaching fetches
 //! without its lock; for partial downloads, age, the look in `/proc` and the comparison protect. A prune on another host,
-//! where locks are not shared, may set a new file aside between our last look at it and the drop of the old one: the two
-//! are of one image, and nova fetches it again. A disk that is copied
+//! where locks are not shared, may set a new file aside between our last look at it and the drop of the old one: then the
+//! drop takes the new one. A disk that is copied
 //! or moved in from elsewhere while prune runs is not seen. Minimum ages shorter than nova needs between choosing a
 //! file and using it make failed starts likely.
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.

@@ -177,6 +177,7 @@ fn the_environment_stands_for_options_that_are_not_given() {
     assert_eq!(run(&[], &[], &["fname", &id("debian-12")]).exits(0).json()["files"][0]["exists"], true);
     let unread = run(&[], &[("NOVA_IMAGECACHE_CONFIG_FILE", "nothing")], &["fname", "x"]).exits(0);
     assert_eq!(unread.json()["files"][0]["exists"], Value::Null, "it needs no instances path");
+    run(&[], &[], &["fname", "x", "--config-file", "nothing"]).refused(&["--config-file", "nothing"]);
     run(&["NOVA_IMAGECACHE_IMAGES"], &[("NOVA_IMAGECACHE_IMAGES", "nothing")], &["scan"])
         .refused(&["--images", "nothing"]);
 }

@@ -16,7 +16,8 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
     let layout = |conf| settings::layout(global, &conf);
     let layout = is_placed.then(|| settings::nova_conf(global, None).and_then(layout));
     // Nor does a nova.conf matter that only the environment names, and that this user may not read.
-    let layout = layout.filter(|it| it.is_ok() || global.environment.is_empty()).transpose()?;
+    let is_from_environment = global.environment.contains(&"NOVA_IMAGECACHE_CONFIG_FILE");
+    let layout = layout.filter(|it| it.is_ok() || !is_from_environment).transpose()?;
     let cache_dir = layout.map(|it| it.cache_dir());
     let ids = ids(&args.image_ids)?;
     let doubtful = ids.iter().filter(|it| !is_uuid(it)).map(|id| Warning::NotAUuid { id: id.clone() });

@@ -8,12 +8,12 @@ use anyhow::{Context as _, Result, bail};
 
 use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
-use crate::evidence::{Evidence, Identity};
+use crate::evidence::{Evidence, Identity, open_instances_path};
 use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
-use crate::lock::{Locks, has_run_lock, open_instances_path};
+use crate::lock::{Locks, has_run_lock};
 use crate::outcome::{Done, Outcome, Outcomes, intents};
 use crate::owner::Owner;
 use crate::plan::Plan;
@@ -72,7 +72,7 @@ impl Command<'_> {
     fn remove(&self) -> Result<Exit> {
         let signals = &Signals::register()?;
         let layout = &self.pass.layout;
-        let instances = open_instances_path(layout)?;
+        let instances = open_instances_path(&layout.instances_path)?;
         let Some(cache_dir) = open_cache_dir(layout, &instances)? else { return self.report_no_cache() };
         let owner = Owner::of(layout, &instances, &cache_dir)?;
         if !has_run_lock(layout) {

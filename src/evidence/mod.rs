@@ -17,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::FileStat;
 
-pub use cache::read_cache;
+pub use cache::{open_instances_path, read_cache};
 pub use gather::{gather, parse_compute_nodes};
 pub use open::{Opened, is_open_in_qemu, open_examined, open_regular, whole_file};
 pub use parallel::Workers;
