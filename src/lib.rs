@@ -42,7 +42,7 @@ pub mod report;
 mod schema;
 mod selection;
 mod settings;
-mod signals;
+pub mod signals;
 mod size;
 mod time;
 pub mod verdict;

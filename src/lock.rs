@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
@@ -29,7 +29,7 @@ use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind};
 use crate::errors::cannot;
-use crate::evidence::{Identity, whole_file};
+use crate::evidence::{Identity, retried, whole_file};
 use crate::exit::{Exit, Failure};
 use crate::layout::{LOCKS, Layout, nova_lock_name};
 use crate::listing::DIRECTORY;
@@ -46,6 +46,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Locks {
     directory: OwnedFd,
+    identity: Identity,
+    /// Where it must still be found.
+    instances: OwnedFd,
     path: PathBuf,
     owner: Owner,
 }
@@ -85,7 +88,8 @@ impl Locks {
         }
         let directory = openat(instances, LOCKS, DIRECTORY, Mode::empty())
             .map_err(|errno| cannot("open", &path, errno))?;
-        Ok(Self { directory, path, owner })
+        let identity = Identity::from(&fstat(&directory)?);
+        Ok(Self { directory, identity, instances: instances.try_clone()?, path, owner })
     }
 
     /// Does the work of a prune while no other prune of this path runs.
@@ -109,6 +113,9 @@ impl Locks {
                 }
                 Err(error) => return Err(cannot_lock(error)),
             };
+            if !self.is_in_place() {
+                bail!("{}: replaced while it was locked: run this again", self.path.display());
+            }
             // Somebody may have removed it meanwhile.
             if self.names(OsStr::new(RUN_LOCK), identity).map_err(cannot_lock)? {
                 return work();
@@ -182,7 +189,7 @@ impl Locks {
             Ok(Ok(_)) if lock.l_pid > 0 => processes::describe(lock.l_pid),
             _ => "another process".into(),
         };
-        format!("{who} holds nova's lock {}: run prune again later", path.display())
+        format!("{who} holds nova's lock {}", path.display())
     }
 
     /// Removes these held lock files, of cache files that are gone, but for those that another process has open: if one were
@@ -221,6 +228,13 @@ impl Locks {
         Ok((opened, Identity::from(&stat)))
     }
 
+    /// Whether this is still the directory in which nova takes its locks. It may be a link.
+    fn is_in_place(&self) -> bool {
+        let Ok(_as_owner) = self.owner.assume() else { return false };
+        let found = retried(|| fstatat(&self.instances, LOCKS, AtFlags::empty()));
+        found.is_ok_and(|it| Identity::from(&it) == self.identity)
+    }
+
     /// Whether a name here still stands for this file.
     fn names(&self, name: &OsStr, file: Identity) -> io::Result<bool> {
         match fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -234,7 +248,7 @@ impl Locks {
 impl HeldLock {
     /// Whether its file is still what the path names. If not, it excludes nobody.
     pub fn is_current(&self, locks: &Locks) -> bool {
-        locks.names(&self.name, self.identity).unwrap_or(false)
+        locks.is_in_place() && locks.names(&self.name, self.identity).unwrap_or(false)
     }
 }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use nova_imagecache::cli::Cli;
 use nova_imagecache::exit::{Exit, Failure};
-use nova_imagecache::{commands, report};
+use nova_imagecache::{commands, report, signals};
 
 fn main() -> ExitCode {
+    signals::ignore_file_size_limit();
     let mut cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(answer) => return answered(&answer),

@@ -47,10 +47,9 @@ impl Owner {
 
     /// Acts as the owner in this thread until the guard is dropped.
     pub fn assume(self) -> Result<AsOwner> {
-        let Some((uid, gid)) = self.0 else { return Ok(AsOwner { is_assumed: false }) };
-        let guard = AsOwner { is_assumed: true };
-        setfsgid(gid);
-        setfsuid(uid);
+        let Some((uid, gid)) = self.0 else { return Ok(AsOwner { before: None }) };
+        let gid_before = setfsgid(gid);
+        let guard = AsOwner { before: Some((setfsuid(uid), gid_before)) };
         // These calls report no errors; they return what was in force before.
         if setfsgid(gid) != gid || setfsuid(uid) != uid {
             bail!(
@@ -65,14 +64,14 @@ impl Owner {
 /// This thread acts as the owner.
 #[must_use]
 pub struct AsOwner {
-    is_assumed: bool,
+    before: Option<(Uid, Gid)>,
 }
 
 impl Drop for AsOwner {
     fn drop(&mut self) {
-        if self.is_assumed {
-            setfsuid(Uid::from_raw(0));
-            setfsgid(Gid::from_raw(0));
+        if let Some((uid, gid)) = self.before {
+            setfsuid(uid);
+            setfsgid(gid);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -36,9 +36,8 @@ pub fn users_of(files: &HashSet<Identity>) -> io::Result<Users> {
         if !is_number(&pid) || Path::new(&pid) == own {
             continue;
         }
-        let descriptors = Path::new("/proc").join(&pid).join("fd");
-        for descriptor in entries(&descriptors) {
-            if let Some(identity) = in_question(&descriptors.join(descriptor)) {
+        for descriptor in descriptors_of(&Path::new("/proc").join(&pid)) {
+            if let Some(identity) = in_question(&descriptor) {
                 users.entry(identity).or_insert_with(|| describe(&pid));
             }
         }
@@ -72,6 +71,20 @@ fn identity_of(path: &Path) -> Option<Identity> {
         stat => stat,
     };
     stat.ok().map(|it| Identity::from(&it))
+}
+
+/// The descriptors of a process. Where its first thread has ended, the others still have them.
+fn descriptors_of(process: &Path) -> Vec<PathBuf> {
+    let of = |thread: &Path| {
+        let directory = thread.join("fd");
+        entries(&directory).into_iter().map(|it| directory.join(it)).collect::<Vec<_>>()
+    };
+    let descriptors = of(process);
+    if !descriptors.is_empty() {
+        return descriptors;
+    }
+    let threads = process.join("task");
+    entries(&threads).iter().flat_map(|thread| of(&threads.join(thread))).collect()
 }
 
 /// None of a directory that may not be looked at.

@@ -54,10 +54,13 @@ use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind, set_aside_name};
 use crate::errors::{advice, cannot};
-use crate::evidence::{Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular};
+use crate::evidence::{
+    Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular, type_of,
+};
 use crate::filesystem::is_network;
 use crate::layout::Layout;
 use crate::listing::{DIRECTORY, each_entry};
@@ -81,11 +84,20 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
+const NAME_TAKEN: &str = "what has its name now is no regular file";
+
 /// Open files that the rest of the program may need beside the locks of a batch.
 const SPARE_DESCRIPTORS: usize = 256;
 
-/// What the second look says: why each of these files is not removable any more; or why all are put back.
-pub type SecondLook = Result<BTreeMap<OsString, String>, String>;
+/// What the second look says.
+pub enum SecondLook {
+    /// Why each of these files is not removable any more.
+    Complete(BTreeMap<OsString, String>),
+    /// Why all of the batch are put back.
+    AllStay(String),
+    /// The same, and nothing more is removed.
+    Incomplete(String),
+}
 
 /// A cache directory that is being pruned, and what that is done with.
 pub struct Removal<'a> {
@@ -110,6 +122,8 @@ enum PutBack {
     Dropped,
     /// A new file has the name by now, and somebody has the one set aside open.
     StaysOpen(String),
+    /// What has the name by now is no file: the one set aside may be the only copy, and stays.
+    NameTaken,
 }
 
 /// Opens the cache directory of an instances path that is open; `None` where there is none.
@@ -138,25 +152,35 @@ impl Removal<'_> {
     /// Puts back what a killed prune had set aside, and warns of what stays.
     pub fn put_back_leftovers(&self) -> Result<Vec<Warning>> {
         let leftovers = self.leftovers().context("cannot list the cache directory")?;
-        let locks = leftovers.iter().flat_map(|it| locks_of(it)).map(OsStr::to_owned).collect();
-        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
         let mut warnings = Vec::new();
-        for name in &leftovers {
-            let path = || self.path(&set_aside_name(name));
-            let left = |why| Some(Warning::SetAsideLeft { path: path(), why });
-            warnings.extend(match self.why_not_locked(name, &held) {
-                Some(done) => done.error.and_then(left),
-                None => match self.put_back(name) {
-                    Ok(PutBack::Done) => None,
-                    Ok(PutBack::Dropped) => Some(Warning::SetAsideDropped { path: path() }),
-                    Ok(PutBack::StaysOpen(who)) => left(made_again(&who)),
-                    // A prune that does not see our lock, as on another host, has done it.
-                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
-                    Err(error) => left(format!("{error}: {}", advice(&error))),
-                },
-            });
+        for batch in leftovers.chunks(most_in_a_batch()) {
+            let held = self.lock(batch.iter().map(OsString::as_os_str));
+            warnings.extend(batch.iter().filter_map(|name| self.put_back_leftover(name, &held)));
         }
         Ok(warnings)
+    }
+
+    fn put_back_leftover(&self, name: &OsStr, held: &Batch) -> Option<Warning> {
+        let path = self.path(&set_aside_name(name));
+        let why = match self.not_held(name, held) {
+            Some(NotHeld::Busy(why) | NotHeld::Failed(why)) => why,
+            None => match self.put_back(name) {
+                Ok(PutBack::Done) => return None,
+                Ok(PutBack::Dropped) => return Some(Warning::SetAsideDropped { path }),
+                Ok(PutBack::StaysOpen(who)) => made_again(&who),
+                Ok(PutBack::NameTaken) => format!("{NAME_TAKEN}: move that away"),
+                // A prune that does not see our lock, as on another host, has done it.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return None,
+                Err(error) => format!("{error}: {}", advice(&error)),
+            },
+        };
+        Some(Warning::SetAsideLeft { path, why })
+    }
+
+    /// Takes nova's locks of these files, as far as they can be had in time.
+    fn lock<'n>(&self, names: impl Iterator<Item = &'n OsStr>) -> Batch {
+        let locks = names.flat_map(locks_of).map(OsStr::to_owned).collect();
+        self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some())
     }
 
     /// Warns of what this run could not put back, for it has been made again and the old file is open.
@@ -167,7 +191,7 @@ impl Removal<'_> {
         })
     }
 
-    /// The names of files that are set aside.
+    /// The names of files, and of links, that are set aside.
     fn leftovers(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         let listed = openat(&self.cache_dir, ".", DIRECTORY, Mode::empty())?;
@@ -176,8 +200,15 @@ impl Removal<'_> {
                 names.push(OsString::from(of));
             }
         })?;
+        names.retain(|name| self.is_file_or_link(&set_aside_name(name)));
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Nobody set aside a directory or a device. A link may lead to a file that is set aside, too.
+    fn is_file_or_link(&self, name: &OsStr) -> bool {
+        let stat = fstatat(&self.cache_dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|it| matches!(type_of(&it), FileType::RegularFile | FileType::Symlink))
     }
 
     /// Sets the mtime of every file in use to now, as nova does: a file's age is the time since it was last seen in use.
@@ -222,7 +253,10 @@ impl Removal<'_> {
             by_depth.entry(Reverse(self.depth(judged))).or_default().push(judged);
         }
         for batch in by_depth.values().flat_map(|it| it.chunks(most_in_a_batch())) {
-            self.remove_batch(batch, &mut look_again, outcomes);
+            let was_complete = self.remove_batch(batch, &mut look_again, outcomes);
+            if !was_complete {
+                break;
+            }
         }
     }
 
@@ -232,23 +266,27 @@ impl Removal<'_> {
             let target = readlinkat(&self.cache_dir, name.as_os_str()).ok()?;
             Path::new(&target).file_name().map(OsStr::to_owned)
         };
-        let first = judged.file.link.map(|_| judged.name.to_owned());
-        successors(first, next).take(MOST_LINKS).count()
+        // An `.info` file goes with its file, whatever it is itself.
+        let name = match CacheName::parse(judged.name) {
+            CacheName { kind: Kind::Info, of, .. } => of.into(),
+            _ => judged.name.to_owned(),
+        };
+        successors(judged.file.link.and_then(|_| next(&name)), next).take(MOST_LINKS).count()
     }
 
+    /// Returns whether the evidence was still complete, as far as it was looked at.
     fn remove_batch<'e>(
         &self,
         batch: &[&Judged<'e>],
         look_again: &mut impl FnMut(&BTreeSet<OsString>) -> SecondLook,
         outcomes: &mut Outcomes<'e>,
-    ) {
+    ) -> bool {
         if let Some(done) = self.interrupted() {
             outcomes.extend(batch.iter().map(|it| (it.name, done.clone())));
-            return;
+            return true;
         }
         self.progress.enter(Phase::Locks);
-        let locks = batch.iter().flat_map(|it| locks_of(it.name)).map(OsStr::to_owned).collect();
-        let held = self.locks.acquire(&locks, self.lock_wait, || self.signals.received().is_some());
+        let held = self.lock(batch.iter().map(|it| it.name));
         let mut aside: Vec<&Judged<'e>> = Vec::new();
         for judged in batch {
             let done = self
@@ -268,9 +306,11 @@ impl Removal<'_> {
                 self.interrupted().or_else(|| self.examine(it, &users))
             });
         }
+        let mut is_complete = true;
         if !aside.is_empty() {
             let names = aside.iter().map(|it| it.name.to_owned()).collect();
             let again = look_again(&names);
+            is_complete = !matches!(again, SecondLook::Incomplete(_));
             let interrupted = self.interrupted();
             self.put_back_where(&mut aside, outcomes, |it| {
                 interrupted.clone().or_else(|| not_removable_any_more(it, &again))
@@ -283,6 +323,7 @@ impl Removal<'_> {
         if !is_network(&self.layout.locks_dir()) {
             self.remove_lock_files(batch, &held, outcomes);
         }
+        is_complete
     }
 
     /// nova's lock files of the originals and copies that are gone. It keeps those of the other kinds itself.
@@ -315,27 +356,23 @@ impl Removal<'_> {
     }
 
     /// Why the locks of a file do not exclude nova, if they do not.
+    fn not_held(&self, name: &OsStr, held: &Batch) -> Option<NotHeld> {
+        locks_of(name).into_iter().find_map(|lock| match held.get(lock) {
+            Some(Ok(lock)) if lock.is_current(self.locks) => None,
+            Some(Err(not_held)) => Some(not_held.clone()),
+            Some(Ok(_)) | None => Some(NotHeld::Busy("nova has replaced its lock file".into())),
+        })
+    }
+
     fn why_not_locked(&self, name: &OsStr, held: &Batch) -> Option<Done> {
         let path = self.path(name);
-        for lock in locks_of(name) {
-            match held.get(lock) {
-                Some(Ok(lock)) if lock.is_current(self.locks) => {}
-                Some(Err(NotHeld::Failed(why))) => {
-                    return Some(failed(&path, why));
-                }
-                Some(Err(NotHeld::Busy(who))) => {
-                    return Some(self.interrupted().unwrap_or_else(|| {
-                        Done::because(Outcome::Locked, format!("{path} is locked: {who}"))
-                    }));
-                }
-                Some(Ok(_)) | None => {
-                    let why =
-                        format!("{path} is locked: nova has replaced its lock file: run prune again later");
-                    return Some(Done::because(Outcome::Locked, why));
-                }
-            }
-        }
-        None
+        Some(match self.not_held(name, held)? {
+            NotHeld::Failed(why) => failed(&path, why),
+            NotHeld::Busy(who) => self.interrupted().unwrap_or_else(|| {
+                let why = format!("{path} is locked: {who}: run prune again later");
+                Done::because(Outcome::Locked, why)
+            }),
+        })
     }
 
     /// Renames a file aside, if it is still the one that was judged.
@@ -451,6 +488,9 @@ impl Removal<'_> {
                 );
                 return Done { stays_aside_for: Some(who), ..Done::because(Outcome::Changed, text) };
             }
+            Ok(PutBack::NameTaken) => {
+                format!("it stays set aside ({NAME_TAKEN}): move that away and run prune again")
+            }
             // Whoever removed it left nothing to put back.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return done,
             Err(error) => format!("it stays set aside ({error}): run prune again to put it back"),
@@ -478,11 +518,13 @@ impl Removal<'_> {
                     return Ok(PutBack::StaysOpen("a running QEMU".into()));
                 }
             }
-            // A prune on another host, which our locks may not exclude, may have set the new file aside by now: then there
-            // is this one alone.
-            let new = open_regular(self.cache_dir.as_fd(), name);
-            if new.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                continue;
+            match open_regular(self.cache_dir.as_fd(), name) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(PutBack::NameTaken),
+                // A prune on another host, which our locks may not exclude, may have set the new file aside by now: then
+                // there is this one alone.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
             }
             self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir))?;
             return Ok(PutBack::Dropped);
@@ -550,8 +592,8 @@ impl Removal<'_> {
 fn not_removable_any_more(judged: &Judged<'_>, again: &SecondLook) -> Option<Done> {
     let path = judged.file.path.display();
     let why = match again {
-        Ok(kept) => kept.get(judged.name)?,
-        Err(why) => why,
+        SecondLook::Complete(kept) => kept.get(judged.name)?,
+        SecondLook::AllStay(why) | SecondLook::Incomplete(why) => why,
     };
     Some(Done::because(Outcome::Changed, format!("{path} is kept: {why}")))
 }

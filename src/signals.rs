@@ -40,6 +40,11 @@ impl Signals {
     }
 }
 
+/// Beyond the limit of a file's size a write is an error like any other, not the end of the process.
+pub fn ignore_file_size_limit() {
+    flag::register(libc::SIGXFSZ, Arc::default()).ok();
+}
+
 fn is_ignored(signal: i32) -> bool {
     let status = fs_err::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

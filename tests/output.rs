@@ -187,6 +187,11 @@ fn a_closed_pipe_ends_the_output_quietly_and_a_full_disk_is_an_error() {
             assert!(run.stderr.contains(message) && run.stderr.lines().count() == code as usize, "{run:?}");
         }
     }
+    let script = "ulimit -f 0; exec \"$0\" scan -q -p instances > limited";
+    let mut bash = std::process::Command::new("bash");
+    let bash = bash.env_clear().current_dir(world.outside()).args(["-c", script]);
+    let run = finish(bash.arg(cargo_bin!("nova-imagecache"))).exits(1);
+    assert!(run.stderr.contains("File too large"), "{run:?}");
     for option in ["--help", "--version"] {
         let full = fs_err::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut command = std::process::Command::new(cargo_bin!("nova-imagecache"));

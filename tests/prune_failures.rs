@@ -134,6 +134,44 @@ fn a_file_that_cannot_be_opened_while_it_is_aside_fails_and_the_others_go() {
     it.only_this_stays(&run, &files[1], "failed", "Input/output error");
 }
 
+/// As NFS does where the answer to the first request is lost.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_file_that_is_gone_when_its_removal_fails_is_removed() {
+    use crate::common::steps::{Action, Watch, run};
+
+    let (it, files) = InUse::with_three();
+    it.world.prune(NO_ARGS).exits(0);
+    it.three_files();
+    let calls = run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls;
+    let aside = aside(&it.world, &files[1]);
+    let removal =
+        calls.iter().find(|it| it.name() == "unlinkat" && it.on == aside.to_str().unwrap()).unwrap();
+    it.three_files();
+    let act = || fs_err::remove_file(&aside).unwrap();
+    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(removal.place, Action::stop(act)));
+    assert!(ended.reached.is_some());
+    let run = Run { code: ended.code.unwrap(), stdout: ended.stdout, stderr: ended.stderr }.exits(0);
+    assert_eq!(with_outcome(&run, "removed"), files.into());
+}
+
+/// Without `RENAME_NOREPLACE`, right after the rename: the old file is aside then.
+#[test]
+fn a_new_file_of_the_name_does_not_hide_that_the_old_one_was_set_aside() {
+    let (it, files) = InUse::with_three();
+    let inject = ["renameat2:error=EINVAL", "renameat:delay_exit=700000:when=2"];
+    let inject = ["--trace=renameat2,renameat".to_owned()]
+        .into_iter()
+        .chain(inject.map(|it| format!("--inject={it}")));
+    let prune = prune_command(&it.world, NO_ARGS);
+    let running = Running::start(&mut under_strace(&it.world, inject, &prune));
+    wait_until("prune sets the file aside", || aside(&it.world, &files[1]).exists());
+    let new = plain_file(&it.world, &files[1], DAY / 2);
+    let inode = fs_err::metadata(&new).unwrap().ino();
+    it.only_this_stays(&running.finish().exits(0), &files[1], "changed", "made again meanwhile");
+    assert_eq!(fs_err::metadata(&new).unwrap().ino(), inode);
+}
+
 #[test]
 fn an_info_file_that_cannot_be_removed_fails_though_its_file_went() {
     let it = InUse::new();

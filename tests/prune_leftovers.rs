@@ -1,19 +1,23 @@
 //! What a killed prune had set aside is put back by the next one, before anything else; and signals that end a prune in
 //! order, so that nothing is left.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nova_imagecache::cache_name::SET_ASIDE;
 use serde_json::json;
 
 use crate::common::prune::{
-    InUse, Running, aside, hold_lock, lock_file, plain_file, prune_command, wait_until, with_outcome,
+    InUse, Running, aside, chown_all, finish, hold_lock, lock_file, nova_user, plain_file, prune_command,
+    wait_until, with_outcome,
 };
-use crate::common::{DAY, NO_ARGS};
+use crate::common::{DAY, NO_ARGS, Run, tool};
 
 /// Three files that a killed prune left set aside.
 fn left() -> (InUse, [String; 3]) {
@@ -69,7 +73,7 @@ fn it_is_put_back_under_novas_lock_and_what_is_in_use_again_stays() {
     assert!(run.warnings().contains(&"set_aside_left".to_owned()), "{run:#?}");
     for words in [
         "stays set aside",
-        "is locked: another process holds",
+        "another process holds nova's lock",
         &aside(&it.world, &files[1]).display().to_string(),
     ] {
         assert!(run.stderr.contains(words), "{run:#?}");
@@ -91,6 +95,92 @@ fn where_a_new_file_has_the_name_what_was_aside_is_dropped() {
     );
     it.has([&files[1]]);
     assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
+}
+
+/// Only a file can take its place.
+#[test]
+fn where_something_else_has_the_name_what_was_aside_stays() {
+    let acts: [fn(&Path); 3] = [
+        |path| fs_err::create_dir(path).unwrap(),
+        |path| symlink("/nowhere", path).unwrap(),
+        |path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap(),
+    ];
+    for act in acts {
+        let (it, files) = left();
+        act(&it.world.base(&files[1]));
+        let run = it.world.prune(NO_ARGS).exits(0);
+        assert!(run.stderr.contains("no regular file: move that away"), "{run:#?}");
+        assert!(aside(&it.world, &files[1]).exists());
+
+        let (it, files) = InUse::with_three();
+        let run = it.while_aside(&files[2], &[], || act(&it.world.base(&files[1]))).exits(1);
+        run.told(&files[1], "failed", &["stays set aside", "no regular file", "move that away"]);
+        assert!(aside(&it.world, &files[1]).exists());
+    }
+}
+
+#[test]
+fn a_directory_or_a_fifo_of_such_a_name_is_not_touched() {
+    let it = InUse::new();
+    let names = ["0", "1"].map(|digit| format!("{SET_ASIDE}{}", digit.repeat(40)));
+    fs_err::create_dir(it.world.base(&names[0])).unwrap();
+    nix::unistd::mkfifo(&it.world.base(&names[1]), Mode::S_IRWXU).unwrap();
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert!(names.iter().all(|name| run.file(name)["kind"] == "other"), "{run:#?}");
+    it.has(names);
+}
+
+/// Whatever ends the run then: there is no report.
+#[test]
+fn what_was_dropped_is_told_where_the_run_ends_with_an_error() {
+    for args in [["no-such-file"].as_slice(), &["--keep", "abc", "no-such-file"]] {
+        let (it, files) = left();
+        plain_file(&it.world, &files[1], DAY / 2);
+        let run = it.world.prune(args).exits(2);
+        assert!(
+            run.stderr.contains("for a new file has its name") && run.stderr.contains(&files[1]),
+            "{run:#?}"
+        );
+    }
+    let (it, files) = left();
+    plain_file(&it.world, &files[1], DAY / 2);
+    let inventory = it.world.file("bad.json", "[{\"uuid\": 3}]");
+    let run = it.world.prune(["--inventory".as_ref(), inventory.as_os_str()]).exits(2);
+    assert!(run.stderr.contains("row 1") && run.stderr.contains(&files[1]), "{run:#?}");
+}
+
+#[test]
+fn all_are_put_back_however_few_files_may_be_open() {
+    const FILES: usize = 100;
+    let it = InUse::new();
+    let names: Vec<String> = (0..FILES).map(|n| format!("{n:040x}")).collect();
+    for name in &names {
+        plain_file(&it.world, &format!("{SET_ASIDE}{name}"), DAY / 2);
+    }
+    let command = prune_command(&it.world, NO_ARGS);
+    let mut limited = Command::new(tool("prlimit", "util-linux"));
+    limited.arg("--nofile=40:299").arg(command.get_program()).args(command.get_args());
+    let run = finish(&mut limited).exits(0);
+    assert_eq!(run.stderr, "");
+    it.has(names);
+}
+
+/// As nova, without `RENAME_NOREPLACE`: whether the name is taken cannot be seen, for the file there is another user's.
+#[test]
+fn what_cannot_be_put_back_is_warned_of_and_replaces_nothing() {
+    let (it, files) = left();
+    chown_all(it.world.outside(), nova_user());
+    let new = plain_file(&it.world, &files[1], DAY);
+    fs_err::set_permissions(&new, Permissions::from_mode(0o600)).unwrap();
+    let inode = fs_err::metadata(&new).unwrap().ino();
+    let wrapper =
+        ["strace", "-qq", "-o", "/dev/null", "--trace=renameat2", "--inject=renameat2:error=EINVAL"];
+    let mut command = it.world.as_user(nova_user(), &wrapper);
+    let prune = prune_command(&it.world, ["--settle", "0"]);
+    let run = Run::of(command.args(prune.get_args()));
+    assert!(run.warnings().contains(&"set_aside_left".to_owned()), "{run:#?}");
+    assert!(run.stderr.contains("Permission denied") && aside(&it.world, &files[1]).exists(), "{run:#?}");
+    assert_eq!(fs_err::metadata(&new).unwrap().ino(), inode);
 }
 
 /// At each call on the file or its name, a prune on another host sets the new file aside, for no lock excludes it.
@@ -122,6 +212,22 @@ fn what_was_aside_is_not_dropped_for_a_file_that_another_prune_sets_aside() {
         assert!(new.exists() || aside.exists(), "{ended:?}");
     }
     assert!(acted > 5, "{acted} calls");
+}
+
+/// Right before this one would, for no lock excludes it.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_a_prune_on_another_host_puts_back_first_is_nothing_to_warn_of() {
+    use crate::common::steps::{Action, Watch, run};
+
+    let calls = run(&prune_command(&left().0.world, NO_ARGS), Watch::recording()).calls;
+    let first = calls.iter().find(|it| it.name().starts_with("renameat")).unwrap();
+    let (it, files) = left();
+    let act = || fs_err::rename(aside(&it.world, &files[0]), it.world.base(&files[0])).unwrap();
+    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(first.place, Action::stop(act)));
+    assert!(ended.reached.is_some_and(|call| call.on.contains(&files[0])), "{:?}", ended.stderr);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    it.has(NO_ARGS);
 }
 
 // Signals

@@ -95,6 +95,40 @@ fn nova_does_not_get_the_lock_that_prune_holds() {
     }
 }
 
+/// nova takes its locks in the new directory, and another prune begins.
+#[test]
+fn where_another_directory_of_locks_takes_the_place_of_the_first_everything_stays() {
+    let (it, files) = InUse::with_three();
+    let replace = || {
+        fs_err::rename(it.world.path("locks"), it.world.outside().join("old locks")).unwrap();
+        fs_err::create_dir(it.world.path("locks")).unwrap();
+    };
+    let run = it.while_aside(&files[2], &[], replace).exits(0);
+    assert_eq!(with_outcome(&run, "locked"), files.clone().into(), "{run:#?}");
+    it.has(files);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_prune_whose_directory_of_locks_is_replaced_before_it_has_the_runs_lock_is_refused() {
+    use crate::common::steps::{Action, Watch, run};
+
+    let (it, files) = InUse::with_three();
+    let calls = run(&prune_command(&it.world, ["-n"]), Watch::recording()).calls;
+    assert!(calls.iter().all(|it| it.name() != "flock"), "the dry run takes the lock");
+    it.world.prune(["no-such-file"]).refused(&["no-such-file"]);
+    let calls = run(&prune_command(&it.world, ["--lock-wait", "0"]), Watch::recording()).calls;
+    let lock = calls.iter().find(|it| it.name() == "flock").unwrap();
+    it.three_files();
+    let act = || {
+        fs_err::rename(it.world.path("locks"), it.world.outside().join("old locks")).unwrap();
+        fs_err::create_dir(it.world.path("locks")).unwrap();
+    };
+    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(lock.place, Action::stop(act)));
+    assert!(ended.code == Some(2) && ended.stderr.contains("replaced while it was locked"), "{ended:?}");
+    it.has(files);
+}
+
 /// One that nova waits for must not go: two novas could then fetch one image at once.
 #[test]
 fn the_lock_file_goes_with_an_image_unless_somebody_has_it_open_and_stays_of_swap_and_ephemeral_disks() {

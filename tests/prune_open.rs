@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::common::prune::{
     InUse, Running, aside, backing_file, finish, inject, prune_command, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, qemu_img, set_age, tool};
+use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, python, qemu_img, set_age, tool};
 
 /// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
 fn base_in(world: &World, format: &str) -> String {
@@ -74,6 +74,35 @@ fn a_swap_disk_stays_while_a_guest_whose_directory_is_gone_has_it_open() {
     let qemu = Running::qemu_nbd(&it.world, &["--format=qcow2"], &disk, &it.world.base("swap_512")).unwrap();
     fs_err::remove_dir_all(disk.parent().unwrap()).unwrap();
     is_in_use_until_it_ends(&it, "swap_512", qemu);
+}
+
+/// The kernel then lists no descriptors for the process, only for the thread.
+#[test]
+fn a_file_that_a_thread_has_open_stays_when_the_first_thread_has_ended() {
+    const SCRIPT: &str = "
+import ctypes, os, sys, threading, time
+def hold():
+    os.open(sys.argv[1], os.O_RDONLY)
+    time.sleep(60)
+threading.Thread(target=hold).start()
+exit_of_a_thread = {'x86_64': 60, 'aarch64': 93}[os.uname().machine]
+ctypes.CDLL(None).syscall(exit_of_a_thread, 0)
+";
+    let (it, files) = InUse::with_three();
+    let base = it.world.base(&files[1]);
+    let mut python = Command::new(python());
+    let running = Running::start(python.args(["-c", SCRIPT]).arg(&base));
+    let process = PathBuf::from(format!("/proc/{}", running.id()));
+    let has_it_open = |thread: fs_err::DirEntry| {
+        let descriptors = fs_err::read_dir(thread.path().join("fd")).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|it| fs_err::read_link(it.path()).is_ok_and(|it| it == base))
+    };
+    wait_until("the first thread ends and the other opens the file", || {
+        fs_err::read_dir(process.join("fd")).is_ok_and(|mut it| it.next().is_none())
+            && fs_err::read_dir(process.join("task")).unwrap().flatten().any(has_it_open)
+    });
+    let run = it.world.prune(NO_ARGS).exits(0);
+    it.only_this_stays(&run, &files[1], "open", &format!("process {}", running.id()));
 }
 
 #[test]

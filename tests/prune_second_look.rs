@@ -10,7 +10,9 @@ use crate::common::prune::{
     InUse, Running, aside, finish, hold_lock, keeping_mtime, lock_file, names, plain_file, prune_command,
     wait_until, with_outcome,
 };
-use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, mtime, overlay, qemu_img, set_mtime, tool};
+use crate::common::{
+    DAY, HOST, NO_ARGS, Run, Snapshot, domain, file_disk, mtime, overlay, qemu_img, set_mtime, tool,
+};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use serde_json::json;
@@ -274,6 +276,22 @@ fn with_ignore_unlisted_a_directory_that_is_renamed_to_a_listed_one_keeps_its_fi
     assert_eq!(with_outcome(&run.exits(0), "removed").len(), 2);
 }
 
+/// Its disk lies where only libvirt shows it.
+#[test]
+fn a_file_that_the_disk_of_a_new_domain_names_stays_and_the_others_go() {
+    let (it, files) = InUse::with_three();
+    let (folder, disk) = (it.world.outside().join("qemu"), it.world.outside().join("elsewhere/disk"));
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::write(folder.join("first.xml"), domain("u", "", "")).unwrap();
+    let run = it.while_aside(&files[2], &["--libvirt", folder.to_str().unwrap()], || {
+        fs_err::rename(aside(&it.world, &files[1]), it.world.base(&files[1])).unwrap();
+        overlay(&disk, it.world.base(&files[1]));
+        fs_err::rename(it.world.base(&files[1]), aside(&it.world, &files[1])).unwrap();
+        fs_err::write(folder.join("second.xml"), domain("v", "", &file_disk(&disk))).unwrap();
+    });
+    it.only_this_stays(&run.exits(0), &files[1], "changed", "backing file of disk");
+}
+
 #[test]
 fn where_the_evidence_becomes_incomplete_everything_is_put_back_and_the_prune_ends() {
     type Act = fn(&InUse);
@@ -311,6 +329,20 @@ fn where_the_evidence_becomes_incomplete_everything_is_put_back_and_the_prune_en
         }
         assert!(run.warnings().contains(&"evidence_incomplete".to_owned()), "{what}: {run:#?}");
     }
+}
+
+/// A link goes in a batch of its own, before the files.
+#[test]
+fn what_comes_after_a_batch_that_met_incomplete_evidence_is_not_begun() {
+    let (it, files) = InUse::with_three();
+    let link = "3".repeat(40);
+    let target = it.world.outside().join("target");
+    fs_err::rename(plain_file(&it.world, "target", 2 * DAY), &target).unwrap();
+    symlink(&target, it.world.base(&link)).unwrap();
+    let dangling = it.world.path("5e6b");
+    let run = it.while_aside(&link, &[], || symlink("/nowhere", &dangling).unwrap()).exits(1);
+    run.told(&link, "changed", &["5e6b"]);
+    assert_eq!(with_outcome(&run, "not_reached"), files.into(), "{run:#?}");
 }
 
 #[test]
@@ -378,6 +410,18 @@ fn an_info_file_follows_its_file_in_every_outcome() {
         assert_eq!(with_outcome(&run, outcome), files.clone().into(), "{run:#?}");
         it.has(files.into_iter().filter(|_| outcome != "removed"));
     }
+}
+
+#[test]
+fn an_info_file_that_is_a_link_stays_with_its_file() {
+    let (it, files) = InUse::with_three();
+    let info = format!("{}.info", files[1]);
+    let target = it.world.outside().join("info");
+    fs_err::rename(plain_file(&it.world, "info", 2 * DAY), &target).unwrap();
+    symlink(&target, it.world.base(&info)).unwrap();
+    let _open = fs_err::File::open(it.world.base(&files[1])).unwrap();
+    let run = it.world.prune(NO_ARGS).exits(0);
+    assert_eq!(with_outcome(&run, "open"), [files[1].clone(), info].into(), "{run:#?}");
 }
 
 /// Files and their `.info` files fall into different batches, and each keeps with its own.

@@ -1,5 +1,6 @@
 //! What `explain` and `prune` do the same way: settings, gather, judge, report.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::mem::ManuallyDrop;
@@ -48,6 +49,7 @@ pub struct Pass<'a> {
 /// What a pass found, with what `--keep` and the operands mean.
 pub struct Found<'e> {
     pub evidence: &'e Evidence,
+    inventory: Option<&'e Inventory>,
     pub judgement: Judgement<'e>,
     pub catalog: Catalog<'e>,
     pub warnings: Vec<Warning>,
@@ -99,26 +101,55 @@ impl<'a> Pass<'a> {
         self.inventory.get().map(|it| &**it)
     }
 
-    /// Gathers all evidence; the inventory is parsed beside that, the first time.
-    ///
-    /// Files of these names are set aside by this run.
-    pub fn gather(&self, set_aside: &BTreeSet<OsString>) -> Result<ManuallyDrop<Evidence>> {
-        let workers = Workers::new(&self.layout, &self.progress);
-        let evidence = thread::scope(|scope| {
+    /// Gathers all evidence; the inventory is parsed beside that.
+    pub fn gather(&self) -> Result<ManuallyDrop<Evidence>> {
+        thread::scope(|scope| {
             let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
-            gather(&self.layout, set_aside, &workers, || {
+            self.gather_with(&BTreeSet::new(), || {
                 match parser {
                     Ok(parser) => {
                         parser.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
                     }
                     Err(_) => self.parse_inventory()?,
                 }
-                Ok(self.domain_disks())
+                Ok(disks_of(self.inventory()))
             })
-        })?;
+        })
+    }
+
+    /// Gathers everything again, while files of these names are set aside by this run, with the inventory of then.
+    pub fn gather_again(
+        &self,
+        set_aside: &BTreeSet<OsString>,
+        inventory: Option<&Inventory>,
+    ) -> Result<ManuallyDrop<Evidence>> {
+        self.gather_with(set_aside, || Ok(disks_of(inventory)))
+    }
+
+    fn gather_with(
+        &self,
+        set_aside: &BTreeSet<OsString>,
+        disks: impl FnOnce() -> Result<Vec<PathBuf>>,
+    ) -> Result<ManuallyDrop<Evidence>> {
+        let workers = Workers::new(&self.layout, &self.progress);
+        let evidence = gather(&self.layout, set_aside, &workers, disks)?;
         self.print_statistics(&evidence);
         // Not dropped: freeing it costs 5% of a pass and the process exits next.
         Ok(ManuallyDrop::new(evidence))
+    }
+
+    /// The inventory with the domains that libvirt has by now. What is not a file or a folder, as a pipe, was read to its
+    /// end.
+    pub fn inventory_again(&self) -> Result<Option<Cow<'_, Inventory>>> {
+        let can_be_read_again =
+            |it: &&PathBuf| fs_err::metadata(it).is_ok_and(|it| it.is_file() || it.is_dir());
+        let again: Vec<PathBuf> = self.judging.libvirt.iter().filter(can_be_read_again).cloned().collect();
+        let Some(inventory) = self.inventory() else { return Ok(None) };
+        if again.is_empty() {
+            return Ok(Some(Cow::Borrowed(inventory)));
+        }
+        let domains = inventory::read(&[], &again)?.parse(&self.policy.host)?;
+        Ok(Some(Cow::Owned(inventory.with_domains(domains))))
     }
 
     /// Does `work` with a line of progress.
@@ -135,15 +166,15 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn domain_disks(&self) -> Vec<PathBuf> {
-        self.inventory().into_iter().flat_map(|it| &it.domain_disks).map(|it| it.path.clone()).collect()
-    }
-
     /// Judges the evidence as of `now`, or of `--as-of`.
-    pub fn judge<'e>(&'e self, evidence: &'e Evidence) -> Result<Found<'e>> {
+    pub fn judge<'e>(
+        &'e self,
+        evidence: &'e Evidence,
+        inventory: Option<&'e Inventory>,
+    ) -> Result<Found<'e>> {
         let now = Timestamp::now();
         let as_of = self.as_of.map(|it| it.resolve(now));
-        let catalog = Catalog::new(self.images.as_ref(), self.inventory());
+        let catalog = Catalog::new(self.images.as_ref(), inventory);
         let known = Known {
             cache_dir: self.layout.cache_dir(),
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
@@ -151,21 +182,25 @@ impl<'a> Pass<'a> {
         };
         let (keep, unknown) =
             Selection::resolve(&spelt(&self.judging.keep, &self.layout.cache_dir()), &known)?;
-        let judgement =
-            verdict::judge(evidence, self.inventory(), (&self.policy, &keep), as_of.unwrap_or(now));
-        let mut warnings = self.case(evidence, &judgement).warnings();
+        let judgement = verdict::judge(evidence, inventory, (&self.policy, &keep), as_of.unwrap_or(now));
+        let mut warnings = self.case(evidence, inventory, &judgement).warnings();
         warnings.extend(self.warnings.iter().cloned());
         warnings.extend(unknown.into_iter().map(|name| Warning::KeepUnknown { name }));
-        Ok(Found { evidence, judgement, catalog, warnings, asked: None, as_of })
+        Ok(Found { evidence, inventory, judgement, catalog, warnings, asked: None, as_of })
     }
 
     /// Refuses what looks like a mistake.
     pub fn check(&self, found: &Found<'_>) -> Result<()> {
-        self.case(found.evidence, &found.judgement).check()
+        self.case(found.evidence, found.inventory, &found.judgement).check()
     }
 
-    fn case<'c>(&'c self, evidence: &'c Evidence, judgement: &'c Judgement<'c>) -> Case<'c> {
-        Case { asked: self.asked, evidence, inventory: self.inventory(), policy: &self.policy, judgement }
+    fn case<'c>(
+        &'c self,
+        evidence: &'c Evidence,
+        inventory: Option<&'c Inventory>,
+        judgement: &'c Judgement<'c>,
+    ) -> Case<'c> {
+        Case { asked: self.asked, evidence, inventory, policy: &self.policy, judgement }
     }
 
     /// Finds what the operands mean. What is known but not in the cache is a note.
@@ -223,7 +258,7 @@ impl<'a> Pass<'a> {
             pass: Some(report::Pass {
                 policy: &self.policy,
                 as_of: found.as_of,
-                inventory: self.inventory().filter(|_| self.has_source),
+                inventory: found.inventory.filter(|_| self.has_source),
                 judgement: &found.judgement,
                 is_complete,
                 missing: found.judgement.missing.iter().filter(|it| is_shown(&it.name)).collect(),
@@ -253,6 +288,10 @@ impl<'a> Pass<'a> {
             crate::warning::count(evidence.rounds, "round"),
         ));
     }
+}
+
+fn disks_of(inventory: Option<&Inventory>) -> Vec<PathBuf> {
+    inventory.into_iter().flat_map(|it| &it.domain_disks).map(|it| it.path.clone()).collect()
 }
 
 /// Words with a slash are paths. Those of the cache directory are spelt as it is here, whatever links lead there.

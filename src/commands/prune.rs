@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::filesystem::{Space, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
+use crate::inventory::Inventory;
 use crate::lock::{Locks, has_run_lock};
 use crate::outcome::{Done, Outcome, Outcomes, intents};
 use crate::owner::Owner;
@@ -40,6 +41,8 @@ pub fn run(global: &Global, args: &Prune) -> Result<Exit> {
     if args.dry_run { command.show() } else { command.remove() }
 }
 
+type Decided<'e> = (Found<'e>, Outcomes<'e>, Option<(u64, Space)>);
+
 struct Command<'a> {
     args: &'a Prune,
     pass: Pass<'a>,
@@ -48,7 +51,7 @@ struct Command<'a> {
 
 impl Command<'_> {
     fn show(&self) -> Result<Exit> {
-        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
+        let evidence = self.pass.shown(|| self.pass.gather())?;
         let mut found = self.judge(&evidence)?;
         found.warnings.extend(guard::set_aside_found(evidence.cache.as_ref()));
         let mut outcomes = self.intents(&mut found)?;
@@ -77,7 +80,7 @@ impl Command<'_> {
         let owner = Owner::of(layout, &instances, &cache_dir)?;
         if !has_run_lock(layout) {
             // The first prune of this path. A refusal leaves nothing behind, so they come before the lock is made.
-            let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
+            let evidence = self.pass.shown(|| self.pass.gather())?;
             // What a killed prune left is put back before the guards.
             if guard::set_aside_found(evidence.cache.as_ref()).is_none() {
                 self.intents(&mut self.judge(&evidence)?)?;
@@ -98,16 +101,13 @@ impl Command<'_> {
         };
         locks.exclusively(layout, || {
             let leftovers = removal.put_back_leftovers()?;
-            let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
-            // A refusal prints no report.
+            // An error prints no report.
             let print = |_: &_| report::print_warnings(&leftovers, self.pass.global);
-            let mut found = self.judge(&evidence).inspect_err(print)?;
-            removal.check_same(&evidence)?;
+            let evidence = self.pass.shown(|| self.pass.gather()).inspect_err(print)?;
+            let (mut found, outcomes, wanted) = self.decide(&removal, &evidence).inspect_err(print)?;
             found.warnings.extend(leftovers);
             found.warnings.extend(locks_not_shared(&layout.instances_path));
-            let outcomes = self.intents(&mut found)?;
             let mut work = Pruned { outcomes, ..Pruned::default() };
-            let wanted = self.wanted()?;
             self.work(&removal, &mut found, &mut work, wanted);
             if let Some(signal) = signals.received() {
                 found.warnings.push(Warning::Interrupted { signal });
@@ -117,8 +117,16 @@ impl Command<'_> {
         })
     }
 
+    /// What is to be removed, and how many bytes are to be free.
+    fn decide<'e>(&'e self, removal: &Removal<'_>, evidence: &'e Evidence) -> Result<Decided<'e>> {
+        let mut found = self.judge(evidence)?;
+        removal.check_same(evidence)?;
+        let outcomes = self.intents(&mut found)?;
+        Ok((found, outcomes, self.wanted()?))
+    }
+
     fn report_no_cache(&self) -> Result<Exit> {
-        let evidence = self.pass.shown(|| self.pass.gather(&BTreeSet::new()))?;
+        let evidence = self.pass.shown(|| self.pass.gather())?;
         let mut found = self.judge(&evidence)?;
         if evidence.cache.is_some() {
             bail!("{} was made just now: run this again", self.pass.layout.cache_dir().display());
@@ -190,18 +198,22 @@ impl Command<'_> {
         let mut all_stay = |unreadable: Vec<Unreadable>| {
             let why = guard::evidence_incomplete(&unreadable).map(|it| it.to_string());
             *incomplete = unreadable;
-            Err(why.unwrap_or_default())
+            SecondLook::Incomplete(why.unwrap_or_default())
         };
         let failed = |error: anyhow::Error| {
             let path = self.pass.layout.instances_path.clone();
             vec![Unreadable { path, error: format!("{error:#}"), blocks: true, advice: "run this again" }]
         };
-        let evidence = match self.pass.gather(set_aside) {
+        let inventory = match self.pass.inventory_again() {
+            Ok(inventory) => inventory,
+            Err(error) => return all_stay(failed(error)),
+        };
+        let evidence = match self.pass.gather_again(set_aside, inventory.as_deref()) {
             Ok(evidence) => evidence,
             Err(error) => return all_stay(failed(error)),
         };
         let is_same = removal.check_same(&evidence);
-        let found = match is_same.and_then(|()| self.judge(&evidence)) {
+        let found = match is_same.and_then(|()| self.judge_by(&evidence, inventory.as_deref())) {
             Ok(found) => found,
             Err(error) => return all_stay(failed(error)),
         };
@@ -209,7 +221,8 @@ impl Command<'_> {
             return all_stay(found.judgement.blocking().cloned().collect());
         }
         if let Some(name) = leads_nowhere(first, &found) {
-            return Err(format!("{} is in use, and it leads nowhere any more", name.display()));
+            let why = format!("{} is in use, and it leads nowhere any more", name.display());
+            return SecondLook::AllStay(why);
         }
         let identity = |it: &Judged<'_>| it.file.link.or(it.file.stat).map(|it| it.identity);
         let mut kept = BTreeMap::new();
@@ -227,11 +240,15 @@ impl Command<'_> {
             };
             kept.insert(name.clone(), why);
         }
-        Ok(kept)
+        SecondLook::Complete(kept)
     }
 
     fn judge<'e>(&'e self, evidence: &'e Evidence) -> Result<Found<'e>> {
-        let found = self.pass.judge(evidence)?;
+        self.judge_by(evidence, self.pass.inventory())
+    }
+
+    fn judge_by<'e>(&'e self, evidence: &'e Evidence, inventory: Option<&'e Inventory>) -> Result<Found<'e>> {
+        let found = self.pass.judge(evidence, inventory)?;
         self.pass.check(&found)?;
         Ok(found)
     }

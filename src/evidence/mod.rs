@@ -19,7 +19,7 @@ use nix::sys::stat::FileStat;
 
 pub use cache::{open_instances_path, read_cache};
 pub use gather::{gather, parse_compute_nodes};
-pub use open::{Opened, is_open_in_qemu, open_examined, open_regular, whole_file};
+pub use open::{Opened, is_open_in_qemu, open_examined, open_regular, retried, type_of, whole_file};
 pub use parallel::Workers;
 
 use crate::cache_name::{CacheName, Kind};

@@ -62,11 +62,25 @@ impl Inventory {
             inventory.sources.push(name);
         }
         inventory.instances = join(rows);
-        // The first of one path stays: the one that is no volume.
-        inventory.domain_disks.sort_unstable();
-        inventory.domain_disks.dedup_by(|later, first| later.path == first.path);
+        inventory.sort_domain_disks();
         inventory.warnings.extend(lacking(&inventory.instances));
         inventory
+    }
+
+    /// The same with these domains too, which were read later: nothing that stood is taken away.
+    pub fn with_domains(&self, domains: Self) -> Self {
+        let mut both = self.clone();
+        let all = both.instances.into_iter().chain(domains.instances);
+        both.instances = join(all.flat_map(|it| it.rows).collect());
+        both.domain_disks.extend(domains.domain_disks);
+        both.sort_domain_disks();
+        both
+    }
+
+    /// The first of one path stays: the one that is no volume.
+    fn sort_domain_disks(&mut self) {
+        self.domain_disks.sort_unstable();
+        self.domain_disks.dedup_by(|later, first| later.path == first.path);
     }
 }
 
