@@ -1,6 +1,6 @@
 //! A plan: the JSON of a dry run, reviewed, as the most that a prune may remove.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStringExt as _;
@@ -13,13 +13,13 @@ use serde::Deserialize;
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
 use crate::time::{ForPeople, Timestamp};
-use crate::verdict::{Judged, Policy, is_same_host};
+use crate::verdict::{Judged, Judgement, Policy, is_same_host};
 use crate::warning::Warning;
 
 /// The files that a dry run would have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    files: HashMap<OsString, File>,
+    files: BTreeMap<OsString, File>,
     judged_by: Option<JudgedBy>,
 }
 
@@ -99,7 +99,7 @@ impl Plan {
         if !is_same_path || there.as_deref() != Some(here.as_os_str()) {
             bail!("made for {}, not for {}: create a new plan", document.cache_dir, here.display());
         }
-        let mut files = HashMap::new();
+        let mut files = BTreeMap::new();
         for (index, file) in document.files.into_iter().enumerate() {
             if file.outcome != "would_remove" {
                 continue;
@@ -129,6 +129,12 @@ impl Plan {
         ];
         let what: Vec<String> = what.into_iter().flatten().collect();
         (!what.is_empty()).then(|| Warning::PlanDiffers { what: what.join(", ") })
+    }
+
+    /// Notes which files the plan would remove that the cache no longer has.
+    pub fn gone(&self, judgement: &Judgement<'_>) -> impl Iterator<Item = Warning> {
+        let gone = self.files.keys().filter(|name| judgement.file(name).is_none());
+        gone.map(|name| Warning::NotInCache { name: name.display().to_string() })
     }
 
     pub fn would_remove(&self, name: &OsStr) -> bool {
@@ -175,6 +181,7 @@ fn from_hex(hex: &str) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::tests::{NOW, evidence, judge, policy};
 
     fn parse(change: impl Fn(&mut serde_json::Value)) -> Result<Plan> {
         let mut document = serde_json::json!({
@@ -193,9 +200,17 @@ mod tests {
     #[test]
     fn a_plan_has_the_files_that_a_dry_run_would_remove() {
         let plan = parse(|_| {}).unwrap();
-        let mut names: Vec<_> = plan.files.keys().cloned().collect();
-        names.sort();
+        let names: Vec<_> = plan.files.keys().cloned().collect();
         assert_eq!(names, [OsString::from("swap_1"), OsString::from_vec(vec![0xff, 0x0a])]);
+    }
+
+    #[test]
+    fn planned_files_that_the_cache_no_longer_has_are_noted() {
+        let plan = parse(|_| {}).unwrap();
+        let evidence = evidence(&[("swap_1", 0)]);
+        let judgement = judge(&evidence, None, &policy(), NOW);
+        let notes: Vec<String> = plan.gone(&judgement).map(|it| it.to_string()).collect();
+        assert_eq!(notes, ["\u{fffd}\n: the cache has no file of it"]);
     }
 
     #[test]
