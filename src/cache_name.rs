@@ -118,8 +118,9 @@ impl<'a> CacheName<'a> {
     }
 }
 
+/// With at most the digits of 2^64: nova gives no larger size, and a file whose name is too long cannot be set aside.
 fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+    (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -143,6 +144,7 @@ mod tests {
             (HEX.to_owned(), Kind::Original),
             (format!("{HEX}_10737418240"), Kind::Resized),
             (format!("{HEX}_0"), Kind::Resized),
+            (format!("{HEX}_{}", u64::MAX), Kind::Resized),
             (format!("{HEX}_sm"), Kind::Small),
             (format!("{HEX}.info"), Kind::Info),
             (format!("{HEX}_5368709120.info"), Kind::Info),
@@ -178,6 +180,7 @@ mod tests {
             (format!("{HEX}_"), Kind::Other),
             (format!("{HEX}_small"), Kind::Other),
             (format!("{HEX}_10G"), Kind::Other),
+            (format!("{HEX}_{}0", u64::MAX), Kind::Other),
             (format!("{HEX}.sha1"), Kind::Other),
             (format!("{HEX}.info.info"), Kind::Other),
             (format!("{HEX}.info.part"), Kind::Other),

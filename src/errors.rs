@@ -6,11 +6,19 @@ use std::path::Path;
 use nix::libc;
 
 pub fn advice(error: &io::Error) -> &'static str {
+    advice_for(error, nix::unistd::geteuid().is_root())
+}
+
+fn advice_for(error: &io::Error, is_root: bool) -> &'static str {
     let errno = error.raw_os_error().or_else(|| {
         let source = std::error::Error::source(error)?;
         source.downcast_ref::<io::Error>()?.raw_os_error()
     });
     match errno {
+        // A prune by root acts as the owner of the instances path, who may not change a directory of root's.
+        Some(libc::EACCES | libc::EPERM) if is_root => {
+            "check who owns the directory, that it and the file are not immutable (lsattr), and how it is mounted"
+        }
         Some(libc::EACCES | libc::EPERM) => {
             "run this as root or as nova's user, and check who owns the directory"
         }
@@ -48,4 +56,20 @@ pub fn cause(error: &io::Error) -> String {
         source = deeper;
     }
     source.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_not_told_to_be_root() {
+        for errno in [libc::EACCES, libc::EPERM] {
+            let error = io::Error::from_raw_os_error(errno);
+            for (is_root, expected) in [(false, "run this as root"), (true, "not immutable (lsattr)")] {
+                let advice = advice_for(&error, is_root);
+                assert!(advice.contains(expected) && advice.contains("root") != is_root, "{advice}");
+            }
+        }
+    }
 }

@@ -68,10 +68,8 @@ pub fn intents<'a>(
         if judged.verdict != Verdict::Removable || !is_meant {
             return Done::plain(Outcome::Kept);
         }
-        if plan.is_some_and(|it| !it.is_unchanged(judged)) {
-            let path = judged.file.path.display();
-            let why = "is not the file of the plan: its size or mtime differs: create a new plan";
-            return Done::because(Outcome::Changed, format!("{path} {why}"));
+        if let Some(why) = plan.and_then(|it| it.why_not(judged)) {
+            return Done::because(Outcome::Changed, format!("{} {why}", judged.file.path.display()));
         }
         Done::plain(Outcome::WouldRemove)
     };

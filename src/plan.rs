@@ -1,6 +1,6 @@
 //! A plan: the JSON of a dry run, reviewed, as the most that a prune may remove.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStringExt as _;
@@ -13,19 +13,20 @@ use serde::Deserialize;
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
 use crate::time::{ForPeople, Timestamp};
-use crate::verdict::{Judged, Policy};
+use crate::verdict::{Judged, Judgement, Policy, is_same_host};
 use crate::warning::Warning;
 
 /// The files that a dry run would have removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    files: HashMap<OsString, File>,
+    files: BTreeMap<OsString, File>,
     judged_by: Option<JudgedBy>,
 }
 
 /// The settings that a plan was judged by.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 struct JudgedBy {
+    host: String,
     original_minimum_age_seconds: u64,
     resized_minimum_age_seconds: u64,
     ignore_unlisted: bool,
@@ -40,6 +41,7 @@ struct Document {
     dry_run: bool,
     instances_path: String,
     cache_dir: String,
+    cache_dir_bytes: Option<String>,
     policy: Option<JudgedBy>,
     files: Vec<File>,
 }
@@ -90,26 +92,21 @@ impl Plan {
         if document.command != "prune" || !document.dry_run {
             bail!("{WHAT}: create it with that command");
         }
-        // As the report wrote them, with what is not UTF-8 replaced.
-        let (here, there) = (layout.cache_dir().to_string_lossy().into_owned(), document.cache_dir);
-        if document.instances_path != layout.instances_path.to_string_lossy() || there != here {
-            bail!("made for {there}, not for {here}: create a new plan");
+        let here = layout.cache_dir();
+        let there = exact(&document.cache_dir, document.cache_dir_bytes.as_deref());
+        // The instances path is the parent of the cache directory, which is compared byte by byte.
+        let is_same_path = document.instances_path == layout.instances_path.to_string_lossy();
+        if !is_same_path || there.as_deref() != Some(here.as_os_str()) {
+            bail!("made for {}, not for {}: create a new plan", document.cache_dir, here.display());
         }
-        let mut files = HashMap::new();
+        let mut files = BTreeMap::new();
         for (index, file) in document.files.into_iter().enumerate() {
             if file.outcome != "would_remove" {
                 continue;
             }
             let row = index + 1;
-            let name = match &file.name_bytes {
-                None => file.name.clone().into(),
-                Some(hex) => from_hex(hex).with_context(|| {
-                    format!("files: row {row}: \"name_bytes\": not hex: create a new plan")
-                })?,
-            };
-            if file.size_bytes.is_none() || file.mtime.is_none() {
-                bail!("files: row {row}: no \"size_bytes\" or no \"mtime\": create a new plan");
-            }
+            let name = exact(&file.name, file.name_bytes.as_deref())
+                .with_context(|| format!("files: row {row}: \"name_bytes\": not hex: create a new plan"))?;
             files.insert(name, file);
         }
         Ok(Self { files, judged_by: document.policy })
@@ -121,7 +118,9 @@ impl Plan {
         let (original, resized) =
             (policy.original_minimum_age.as_secs(), policy.resized_minimum_age.as_secs());
         let is_of_same_time = as_of.and_then(Timestamp::rfc3339) == plan.as_of;
+        let is_same_host = is_same_host(&plan.host, &policy.host);
         let what = [
+            differs("--host", &plan.host, &policy.host).filter(|_| !is_same_host),
             differs("--original-min-age", age(plan.original_minimum_age_seconds), age(original)),
             differs("--resized-min-age", age(plan.resized_minimum_age_seconds), age(resized)),
             differs("--ignore-unlisted", plan.ignore_unlisted, policy.ignore_unlisted),
@@ -132,16 +131,31 @@ impl Plan {
         (!what.is_empty()).then(|| Warning::PlanDiffers { what: what.join(", ") })
     }
 
+    /// Notes which files the plan would remove that the cache no longer has.
+    pub fn gone(&self, judgement: &Judgement<'_>) -> impl Iterator<Item = Warning> {
+        let gone = self.files.keys().filter(|name| judgement.file(name).is_none());
+        gone.map(|name| Warning::NotInCache { name: name.display().to_string() })
+    }
+
     pub fn would_remove(&self, name: &OsStr) -> bool {
         self.files.contains_key(name)
     }
 
-    /// Whether a file is the one that the plan would remove.
-    pub fn is_unchanged(&self, judged: &Judged<'_>) -> bool {
-        let Some(planned) = self.files.get(judged.name) else { return false };
+    /// Why a file is not known to be the one that the plan would remove.
+    pub fn why_not(&self, judged: &Judged<'_>) -> Option<&'static str> {
+        let planned = self.files.get(judged.name);
+        let (Some(size_bytes), Some(mtime)) =
+            (planned.and_then(|it| it.size_bytes), planned.and_then(|it| it.mtime.as_ref()))
+        else {
+            // RFC 3339 can write the years 0 to 9999 alone.
+            return Some(
+                "cannot be compared, for the plan has no size or no mtime of it: prune it without --plan",
+            );
+        };
         let stat = judged.file.stat;
-        stat.map(|it| it.size_bytes) == planned.size_bytes
-            && stat.and_then(|it| it.mtime.rfc3339()) == planned.mtime
+        let is_same = stat.is_some_and(|it| it.size_bytes == size_bytes)
+            && stat.and_then(|it| it.mtime.rfc3339()).as_ref() == Some(mtime);
+        (!is_same).then_some("is not the file of the plan: its size or mtime differs: create a new plan")
     }
 }
 
@@ -153,6 +167,11 @@ fn differs<T: PartialEq + Display>(option: &str, plan: T, now: T) -> Option<Stri
     (plan != now).then(|| format!("{option} was {plan} and is {now}"))
 }
 
+/// A name or path as the report wrote it, what is not UTF-8 in hex. `None` where that is no hex.
+fn exact(text: &str, bytes: Option<&str>) -> Option<OsString> {
+    bytes.map_or_else(|| Some(text.into()), from_hex)
+}
+
 fn from_hex(hex: &str) -> Option<OsString> {
     let digits: Vec<u8> = hex.chars().map(|it| it.to_digit(16).map(|it| it as u8)).collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
@@ -162,6 +181,7 @@ fn from_hex(hex: &str) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::tests::{NOW, evidence, judge, policy};
 
     fn parse(change: impl Fn(&mut serde_json::Value)) -> Result<Plan> {
         let mut document = serde_json::json!({
@@ -180,9 +200,17 @@ mod tests {
     #[test]
     fn a_plan_has_the_files_that_a_dry_run_would_remove() {
         let plan = parse(|_| {}).unwrap();
-        let mut names: Vec<_> = plan.files.keys().cloned().collect();
-        names.sort();
+        let names: Vec<_> = plan.files.keys().cloned().collect();
         assert_eq!(names, [OsString::from("swap_1"), OsString::from_vec(vec![0xff, 0x0a])]);
+    }
+
+    #[test]
+    fn planned_files_that_the_cache_no_longer_has_are_noted() {
+        let plan = parse(|_| {}).unwrap();
+        let evidence = evidence(&[("swap_1", 0)]);
+        let judgement = judge(&evidence, None, &policy(), NOW);
+        let notes: Vec<String> = plan.gone(&judgement).map(|it| it.to_string()).collect();
+        assert_eq!(notes, ["\u{fffd}\n: the cache has no file of it"]);
     }
 
     #[test]
@@ -194,7 +222,6 @@ mod tests {
             ("/instances_path", serde_json::json!("/j"), "made for"),
             ("/cache_dir", serde_json::json!("/i/_base2"), "made for /i/_base2, not for /i/_base"),
             ("/files/0/size_bytes", serde_json::json!("7"), "files[0].size_bytes"),
-            ("/files/0/mtime", serde_json::Value::Null, "row 1: no \"size_bytes\" or no \"mtime\""),
             ("/files/2/name_bytes", serde_json::json!("f"), "row 3: \"name_bytes\""),
             ("/files", serde_json::json!({}), "files"),
         ] {

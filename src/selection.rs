@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::cache_name::{CacheName, cache_file_name};
+use crate::cache_name::{CacheName, SET_ASIDE, cache_file_name, set_aside_name};
 use crate::catalog::Catalog;
 
 /// The fewest hex digits that stand for a name.
@@ -49,25 +49,23 @@ impl Selection {
         Ok((selection, unknown))
     }
 
-    /// Adds what a word means; `false` where nothing knows it.
+    /// Adds what a word means; `false` where nothing knows it. A file is known by its own name while it is set aside, too.
     fn add(&mut self, word: &OsStr, known: &Known<'_>) -> Result<bool> {
         let path = Path::new(word);
         let name = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) if parent == known.cache_dir => name,
             _ => word,
         };
-        if known.names.contains(name) {
+        let aside = set_aside_name(name);
+        if known.names.contains(name) || known.names.contains(aside.as_os_str()) {
             let mut info = name.to_owned();
             info.push(".info");
-            self.names.extend([name.to_owned(), info]);
+            self.names.extend([set_aside_name(&info), aside, info, name.to_owned()]);
             return Ok(true);
         }
-        if let Some(id) = word.to_str().filter(|it| !it.is_empty()) {
-            let fingerprint = cache_file_name(id);
-            if known.has_image(&fingerprint) {
-                self.fingerprints.insert(fingerprint);
-                return Ok(true);
-            }
+        if let Some(id) = word.to_str().filter(|it| !it.is_empty() && known.has_image(it)) {
+            self.fingerprints.insert(cache_file_name(id));
+            return Ok(true);
         }
         let images = known.images_of_prefix(name);
         if let [_, _, ..] = images.keys().collect::<Vec<_>>()[..] {
@@ -80,7 +78,8 @@ impl Selection {
 }
 
 impl<'a> Known<'a> {
-    fn has_image(&self, fingerprint: &str) -> bool {
+    pub fn has_image(&self, id: &str) -> bool {
+        let fingerprint = &*cache_file_name(id);
         self.catalog.by_fingerprint(fingerprint).is_some()
             || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
     }
@@ -91,7 +90,11 @@ impl<'a> Known<'a> {
         let digits = prefix.as_bytes();
         if digits.len() >= SHORTEST_PREFIX && digits.iter().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
         {
-            for name in self.names.iter().filter(|it| it.as_bytes().starts_with(digits)) {
+            let is_meant = |name: &&&OsStr| {
+                let name = name.as_bytes();
+                name.strip_prefix(SET_ASIDE.as_bytes()).unwrap_or(name).starts_with(digits)
+            };
+            for name in self.names.iter().filter(is_meant) {
                 if let Some(fingerprint) = CacheName::parse(name).fingerprint {
                     images.entry(fingerprint).or_default().push(name);
                 }
@@ -142,6 +145,24 @@ mod tests {
         }
         let error = Selection::resolve(&["86f7e437".into()], &known).unwrap_err().to_string();
         assert!(error.contains("files of 2 images"), "{error}");
+    }
+
+    #[test]
+    fn a_name_means_the_same_file_set_aside_too() {
+        let aside = [A, NEAR_A].map(|it| set_aside_name(OsStr::new(it)));
+        let names = aside.iter().map(|it| it.as_os_str()).collect();
+        let known = Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default() };
+        let [a, near_a] = &aside;
+        let path = Path::new("/i/_base").join(A).into_os_string();
+        for word in [A.into(), path, "86f7e437fa".into(), "a".into(), a.clone()] {
+            let (selection, unknown) = Selection::resolve(std::slice::from_ref(&word), &known).unwrap();
+            assert_eq!(
+                (unknown.len(), selection.contains(a), selection.contains(near_a)),
+                (0, true, false),
+                "{word:?}"
+            );
+        }
+        assert!(Selection::resolve(&["86f7e437".into()], &known).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Component, Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::cli::{Global, Judging};
 use crate::layout::{LOCKS, Layout};
@@ -39,8 +39,10 @@ pub fn layout(global: &Global, conf: &NovaConf) -> Result<Layout> {
             subdirectory_name.display()
         );
     }
-    let absolute =
-        std::path::absolute(instances_path).with_context(|| instances_path.display().to_string())?;
+    let absolute = std::path::absolute(instances_path).map_err(|error| {
+        let path = instances_path.display();
+        anyhow!("instances path {path}: cannot read the working directory: {error}: give an absolute path")
+    })?;
     // Without a trailing slash.
     Ok(Layout { instances_path: absolute.components().collect(), subdirectory_name })
 }

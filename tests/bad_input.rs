@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
+use crate::common::prune::finish;
 use crate::common::{DAY, Run, Snapshot, World};
+use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
@@ -56,6 +58,8 @@ fn bad_input_is_refused_with_its_place_and_what_to_do() {
         ("x\n\ny\n", "fname a -", "standard input|line 2"),
         ("\n", "fname -", "standard input|line 1"),
         ("x\n  \n", "fname -", "standard input|line 2"),
+        ("x\n", "fname - -", "standard input (-) can be read only once"),
+        ("", "explain ", "an empty name: give the name of a file"),
     ] {
         world.file("x", content);
         let run =
@@ -64,7 +68,7 @@ fn bad_input_is_refused_with_its_place_and_what_to_do() {
         run.refused(&[]);
     }
     let not_utf8 = Run::of(world.command().args(["fname", "-"]).write_stdin(b"a\n\xff\n".as_slice()));
-    not_utf8.refused(&["standard input"]);
+    not_utf8.refused(&["standard input: line 2: not UTF-8", "save the list as UTF-8"]);
     before.assert_same(&Snapshot::of(&world.instances_path()));
 }
 
@@ -90,6 +94,15 @@ fn an_instances_path_that_is_missing_or_a_file_is_refused() {
     if !Path::new("/var/lib/nova/instances").exists() {
         Run::of(world.command().arg("scan")).refused(&help);
     }
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_named_as_the_cause() {
+    let world = World::new();
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", "mkdir gone && cd gone && rmdir ../gone && exec \"$0\" scan -p rel"]);
+    let bash = bash.env_clear().current_dir(world.outside()).arg(cargo_bin!("nova-imagecache"));
+    finish(bash).refused(&["rel: ", "working directory", "give an absolute path"]);
 }
 
 #[test]

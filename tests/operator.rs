@@ -61,6 +61,23 @@ fn what_is_to_be_kept_is_in_use_by_file_or_image() {
     assert_eq!(explain.codes(&centos), ["kept_on_request"]);
 }
 
+#[test]
+fn an_image_id_may_have_a_slash() {
+    let world = World::new();
+    let name = world.original("a/b", DAY);
+    assert_eq!(world.explain(["a/b"]).exits(0).verdict(&name), "removable");
+    assert_eq!(world.explain(["--keep", "a/b"]).exits(0).codes(&name), ["kept_on_request"]);
+    // What is neither is told as it was written.
+    world.explain(["a/c"]).refused(&["nova-imagecache: a/c: neither"]);
+}
+
+#[test]
+fn a_missing_file_that_is_to_be_kept_is_known() {
+    let host = Host::new();
+    let explain = host.judged(&["explain", "--keep", GONE, "--keep", &GONE[..8]]).exits(0);
+    assert!(!explain.warnings().contains(&"keep_unknown".into()), "{explain:?}");
+}
+
 /// On a filesystem of its own, where nobody else takes or gives space.
 #[test]
 fn until_free_says_what_was_spared_and_whether_the_goal_was_reached() {

@@ -167,6 +167,29 @@ fn summaries_add_up() {
     }
 }
 
+/// As an event loop hands it to a child.
+#[test]
+fn a_pipe_that_does_not_block_gets_the_whole_report() {
+    let world = World::new();
+    // More than a pipe holds.
+    for index in 0..300 {
+        fs_err::write(world.base(format!("{}_{index}", cache_file_name("a"))), "").unwrap();
+    }
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    let mut command = std::process::Command::new(cargo_bin!("nova-imagecache"));
+    let command = command.args(["scan", "-f", "json", "-p"]).arg(world.instances_path()).stdout(writer);
+    let mut child = command.stderr(std::process::Stdio::inherit()).spawn().unwrap();
+    // Drops our writer of the pipe, so that the pipe ends with the child.
+    command.stdout(std::process::Stdio::null());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut stdout = Vec::new();
+    std::io::Read::read_to_end(&mut reader, &mut stdout).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let json: Value = serde_json::from_slice(&stdout).unwrap();
+    assert!(list(&json["files"]).len() == 300 && stdout.len() > 1 << 16, "{} bytes", stdout.len());
+}
+
 #[test]
 fn a_closed_pipe_ends_the_output_quietly_and_a_full_disk_is_an_error() {
     let world = World::new();

@@ -17,7 +17,7 @@ use crate::common::prune::{
     InUse, Running, aside, chown_all, finish, hold_lock, lock_file, nova_user, plain_file, prune_command,
     wait_until, with_outcome,
 };
-use crate::common::{DAY, NO_ARGS, Run, tool};
+use crate::common::{DAY, NO_ARGS, Run, list, tool};
 
 /// Three files that a killed prune left set aside.
 fn left() -> (InUse, [String; 3]) {
@@ -43,6 +43,22 @@ fn what_a_killed_prune_left_is_told_and_the_next_one_puts_it_back_and_finishes()
     let run = it.world.prune(NO_ARGS).exits(0);
     assert_eq!((with_outcome(&run, "removed"), run.stderr.as_str()), (files.into(), ""));
     it.has(NO_ARGS);
+}
+
+#[test]
+fn what_a_killed_prune_left_is_found_by_its_own_name() {
+    let (it, files) = left();
+    let path = it.world.base(&files[1]).display().to_string();
+    for word in [&files[1], &files[1][..8], &path] {
+        let aside = format!("{SET_ASIDE}{}", files[1]);
+        let explain = it.world.explain([word]).exits(0);
+        assert_eq!((list(&explain.json()["files"]).len(), explain.verdict(&aside).as_str()), (1, "ignored"));
+        let dry = it.world.dry_run([word]).exits(0);
+        assert_eq!(dry.outcome(&aside), "kept");
+        for run in [explain, dry] {
+            assert_eq!(run.warnings(), ["set_aside_found"], "{word}: {run:#?}");
+        }
+    }
 }
 
 /// Whatever the guards say then, and whatever has become of the lock files.

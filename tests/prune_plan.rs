@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::common::prune::{InUse, keeping_mtime, names, plain_file, with_outcome};
-use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, World, mtime, overlay, set_mtime};
+use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, World, mtime, overlay, set_mtime, text};
 use serde_json::{Value, json};
 
 /// Three removable files, one in use, and the plan to remove the three.
@@ -119,6 +119,30 @@ fn a_file_of_another_size_or_mtime_than_in_the_plan_is_not_removed() {
     }
 }
 
+/// As of a file of the year -1 or 10,000.
+#[test]
+fn a_file_of_which_the_plan_has_no_mtime_stays_and_the_others_go() {
+    let planned = Planned::new();
+    planned.edit(|plan| {
+        let files = plan["files"].as_array_mut().unwrap();
+        files.iter_mut().filter(|it| it["name"] == planned.files[1]).for_each(|it| it["mtime"] = Value::Null);
+    });
+    let run = planned.show().exits(0);
+    run.told(&planned.files[1], "changed", &["no mtime", "without --plan"]);
+    planned.only_these_go(&[&planned.files[0], &planned.files[2]]);
+}
+
+#[test]
+fn a_plan_of_another_host_is_warned_of() {
+    let planned = Planned::new();
+    for (host, warnings) in [("compute-1.example", &[][..]), ("compute-9", &["plan_differs"])] {
+        planned.edit(|plan| plan["policy"]["host"] = json!(host));
+        let run = planned.show().exits(0);
+        assert_eq!(run.warnings(), warnings, "{run:#?}");
+        assert_eq!(run.stderr.contains("--host was compute-9 and is compute-1"), !warnings.is_empty());
+    }
+}
+
 #[test]
 fn a_file_that_is_gone_since_the_plan_is_no_failure() {
     let planned = Planned::new();
@@ -156,6 +180,13 @@ fn a_plan_of_the_same_moment_and_of_a_path_that_is_not_utf_8_is_a_plan() {
     world.file("plan.json", prune(&[]).stdout);
     let run = prune(&["--plan", "plan.json"]);
     assert_eq!((run.outcome("swap_5").as_str(), run.warnings().len()), ("would_remove", 0), "{run:#?}");
+    assert!(text(&run.json()["cache_dir_bytes"]).ends_with("2dff2f5f62617365"), "{run:#?}");
+    // Another path that looks the same.
+    let other = world.outside().join(std::ffi::OsStr::from_bytes(b"instances-\xfe"));
+    fs_err::rename(&path, &other).unwrap();
+    let mut command = world.command();
+    command.args(["prune", "-n", "--disks-only", "--plan", "plan.json", "-p"]).arg(&other);
+    Run::of(&mut command).refused(&["made for", "create a new plan"]);
 }
 
 /// The table of what is no plan is beside the code, in `plan.rs`.

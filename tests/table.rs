@@ -203,6 +203,15 @@ fn ages_stand_once() {
 }
 
 #[test]
+fn ages_of_directories_are_as_of_the_time_that_is_asked_for() {
+    let host = Host::new();
+    let explain = [&["explain"], WITHOUT_IMAGES, &["--as-of", "+7d"]].concat();
+    let lines = lines(&host.run(&explain).exits(0));
+    let directory = line(&lines, "    5e0f6b1d");
+    assert!(directory.contains("changed 7d ago"), "{directory}");
+}
+
+#[test]
 fn colours_are_for_terminals_unless_the_environment_says_otherwise() {
     let host = Host { world: World::new() };
     host.world.original("a", DAY);

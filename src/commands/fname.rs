@@ -1,5 +1,7 @@
 //! `fname`: image ids to cache file names.
 
+use std::io::BufRead as _;
+
 use anyhow::{Context as _, Result, bail};
 
 use crate::cache_name::cache_file_name;
@@ -38,11 +40,16 @@ pub fn run(global: &Global, args: &Fname) -> Result<Exit> {
 
 fn ids(args: &[String]) -> Result<Vec<String>> {
     let mut ids = Vec::new();
+    if args.iter().filter(|it| *it == "-").count() > 1 {
+        bail!("standard input (-) can be read only once: give - once");
+    }
     for (index, arg) in args.iter().enumerate() {
         if arg == "-" {
-            let text = std::io::read_to_string(std::io::stdin())
-                .context("cannot read image ids from standard input")?;
-            for (number, line) in (1..).zip(text.lines()) {
+            for (number, line) in (1..).zip(std::io::stdin().lock().split(b'\n')) {
+                let line = line.context("cannot read image ids from standard input")?;
+                let Ok(line) = str::from_utf8(&line) else {
+                    bail!("standard input: line {number}: not UTF-8: save the list as UTF-8");
+                };
                 // A file that came from elsewhere may have other line ends, or blanks before them.
                 let id = line.trim();
                 if id.is_empty() {

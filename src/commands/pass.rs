@@ -175,14 +175,16 @@ impl<'a> Pass<'a> {
         let now = Timestamp::now();
         let as_of = self.as_of.map(|it| it.resolve(now));
         let catalog = Catalog::new(self.images.as_ref(), inventory);
-        let known = Known {
+        let mut known = Known {
             cache_dir: self.layout.cache_dir(),
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
             catalog: &catalog,
         };
-        let (keep, unknown) =
-            Selection::resolve(&spelt(&self.judging.keep, &self.layout.cache_dir()), &known)?;
+        let (keep, _) = Selection::resolve(&spelt(&self.judging.keep, &known), &known)?;
         let judgement = verdict::judge(evidence, inventory, (&self.policy, &keep), as_of.unwrap_or(now));
+        // Only the judgement tells what is missing, and that is known, too.
+        known.names.extend(judgement.missing.iter().map(|it| it.name.as_os_str()));
+        let (_, unknown) = Selection::resolve(&spelt(&self.judging.keep, &known), &known)?;
         let mut warnings = self.case(evidence, inventory, &judgement).warnings();
         warnings.extend(self.warnings.iter().cloned());
         warnings.extend(unknown.into_iter().map(|name| Warning::KeepUnknown { name }));
@@ -215,8 +217,11 @@ impl<'a> Pass<'a> {
             names: files.chain(missing).collect(),
             catalog: &found.catalog,
         };
-        let words = &spelt(words, &self.layout.cache_dir());
+        let words = &spelt(words, &known);
         let (selection, unknown) = Selection::resolve(words, &known)?;
+        if unknown.iter().any(String::is_empty) {
+            anyhow::bail!("an empty name: give the name of a file of the cache, or the id of an image");
+        }
         if let [first, ..] = &unknown[..] {
             anyhow::bail!(
                 "{first}: neither a file of the cache (its name, or the first 8 or more digits of it) nor the id of a known \
@@ -294,13 +299,22 @@ fn disks_of(inventory: Option<&Inventory>) -> Vec<PathBuf> {
     inventory.into_iter().flat_map(|it| &it.domain_disks).map(|it| it.path.clone()).collect()
 }
 
-/// Words with a slash are paths. Those of the cache directory are spelt as it is here, whatever links lead there.
-fn spelt(words: &[OsString], cache_dir: &Path) -> Vec<OsString> {
+/// Words with a slash are ids of images or paths. Paths into the cache directory are spelt as it is here, whatever links lead
+/// there.
+fn spelt(words: &[OsString], known: &Known<'_>) -> Vec<OsString> {
     let real = |path: &Path| fs_err::canonicalize(path).ok();
+    let is_path = |word: &OsString| {
+        word.as_encoded_bytes().contains(&b'/') && !word.to_str().is_some_and(|it| known.has_image(it))
+    };
     let spelt = |word: &OsString| {
-        let path = std::path::absolute(word).ok().filter(|_| word.as_encoded_bytes().contains(&b'/'))?;
-        let is_in_cache = real(path.parent()?).is_some_and(|it| Some(it) == real(cache_dir));
-        Some(if is_in_cache { cache_dir.join(path.file_name()?) } else { path }.into_os_string())
+        let path = std::path::absolute(word).ok().filter(|_| is_path(word))?;
+        let parent = path.parent()?;
+        let is_in_cache =
+            parent == known.cache_dir || real(parent).is_some_and(|it| Some(it) == real(&known.cache_dir));
+        if !is_in_cache {
+            return None;
+        }
+        Some(known.cache_dir.join(path.file_name()?).into_os_string())
     };
     words.iter().map(|word| spelt(word).unwrap_or_else(|| word.clone())).collect()
 }

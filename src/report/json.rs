@@ -36,6 +36,9 @@ pub fn report(output: &mut dyn Write, report: &Report<'_>) -> io::Result<()> {
         "filesystem": super::space_of(report.layout),
         "warnings": warnings.collect::<Value>(),
     });
+    if let Some(hex) = hex(report.layout.cache_dir().as_os_str()) {
+        head["cache_dir_bytes"] = hex.into();
+    }
     if let Some(pruned) = report.pruned {
         head["dry_run"] = json!(pruned.dry_run);
         head["goal"] = json!(pruned.goal);
@@ -152,11 +155,16 @@ fn reasons(reasons: &[Reason<'_>]) -> Value {
 /// The name of a file; one that is not UTF-8 in hex too.
 fn named(name: &OsStr) -> Value {
     let mut object = json!({ "name": name.to_string_lossy() });
-    if name.to_str().is_none() {
-        let hex: String = name.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    if let Some(hex) = hex(name) {
         object["name_bytes"] = hex.into();
     }
     object
+}
+
+/// What is not UTF-8, in hex.
+fn hex(name: &OsStr) -> Option<String> {
+    let hex = || name.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    name.to_str().is_none().then(hex)
 }
 
 /// What is printed. The list of files is made as it is written, so that it does not stand in memory.

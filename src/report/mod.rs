@@ -5,11 +5,14 @@ pub mod table;
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anstream::adapter::strip_str;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Result;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::catalog::Catalog;
 use crate::cli::{Format, Global};
@@ -192,7 +195,15 @@ struct Stdout;
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(nix::unistd::write(io::stdout(), bytes)?)
+        loop {
+            match nix::unistd::write(io::stdout(), bytes) {
+                // Whoever started this may have made the pipe non-blocking, as event loops do.
+                Err(Errno::EAGAIN) => {
+                    poll(&mut [PollFd::new(io::stdout().as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+                }
+                written => return Ok(written?),
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -88,7 +88,8 @@ fn beside_the_files(report: &Report<'_>, pass: &Pass<'_>, width: usize) -> Strin
     if !report.in_full() && !is_prune {
         let directories = pass.judgement.unlisted_directories.iter();
         let what = if directories.len() == 1 { "directory" } else { "directories" };
-        let items = directories.map(|it| unlisted_directory(it, report.generated_at));
+        let now = pass.as_of.unwrap_or(report.generated_at);
+        let items = directories.map(|it| unlisted_directory(it, now));
         text.push_str(&list(&format!("{what} of no instance in the inventory"), items, width));
     }
     let unreadable = pass.judgement.unreadable.iter();
