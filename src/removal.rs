@@ -236,7 +236,8 @@ impl Removal<'_> {
         }
         // A file with other names may be anybody's: of that, root changes no more than nova could.
         let _as_owner = (opened.stat.links > 1).then(|| self.owner.assume()).transpose()?;
-        Ok(futimens(&opened.file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)?)
+        futimens(&opened.file, &TimeSpec::new(0, libc::UTIME_OMIT), &TimeSpec::UTIME_NOW)
+            .map_err(|errno| io::Error::from(errno).into())
     }
 
     /// Removes these files, in as few batches as the limit of open files allows. `look_again` gathers and judges

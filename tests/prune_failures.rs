@@ -195,7 +195,7 @@ fn a_file_in_use_that_cannot_be_touched_is_a_warning() {
     let used = it.world.base(&it.used);
     let run = finish(&mut it.injected("utimensat:error=EPERM", &used, &[])).exits(0);
     assert_eq!(with_outcome(&run, "removed"), files.into());
-    for words in [used.display().to_string().as_str(), "Operation not permitted", "check who owns it"] {
+    for words in [used.display().to_string().as_str(), ": Operation not permitted (os", "check who owns it"] {
         assert!(run.stderr.contains(words), "{run:#?}");
     }
     assert_eq!(run.json()["summary"]["touched"], 0);

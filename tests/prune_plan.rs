@@ -147,6 +147,8 @@ fn a_plan_of_another_host_is_warned_of() {
 fn a_file_that_is_gone_since_the_plan_is_no_failure() {
     let planned = Planned::new();
     fs_err::remove_file(planned.base(&planned.files[1])).unwrap();
+    let show = planned.show().exits(0);
+    assert_eq!(show.warnings(), ["not_in_cache"], "{show:#?}");
     planned.only_these_go(&[&planned.files[0], &planned.files[2]]);
 }
 

@@ -257,6 +257,7 @@ impl Command<'_> {
         self.pass.select(&self.args.subjects, found)?;
         if let Some(plan) = &self.plan {
             found.warnings.extend(plan.differs_from(&self.pass.policy, found.as_of));
+            found.warnings.extend(plan.gone(&found.judgement));
         }
         Ok(intents(&found.judgement, self.plan.as_ref(), found.asked.as_ref()))
     }
