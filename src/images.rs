@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache_name::cache_file_name;
 use crate::input::{name, read_list};
-use crate::inventory::json;
+use crate::inventory::json::{self, Object};
 use crate::inventory::page::{self, Page};
 use crate::warning::Warning;
 
@@ -73,14 +73,13 @@ fn merge(lists: Vec<(String, List)>) -> Images {
 /// What `GET /v2/images` answers.
 #[derive(Deserialize)]
 struct Answer {
-    images: Option<Vec<Listed>>,
+    images: Option<Vec<Object<Listed>>>,
     next: Option<String>,
     servers: Option<IgnoredAny>,
 }
 
 /// An image of the API's, or a row of what `openstack image list -f json` prints.
 #[derive(Deserialize)]
-#[serde(expecting = "an object")]
 struct Listed {
     #[serde(alias = "ID")]
     id: Option<String>,
@@ -101,7 +100,7 @@ pub fn parse(text: &[u8]) -> Result<List> {
     const SERVERS: &str = "is a list of servers: give it to --inventory";
     let text = json::check(text, "images")?;
     let (rows, next) = if text.trim_ascii_start().starts_with(b"[") {
-        (json::read::<Vec<Listed>>(text)?, None)
+        (json::read::<Vec<Object<Listed>>>(text)?, None)
     } else {
         let answer: Answer = json::read(text)?;
         if answer.servers.is_some() {
@@ -111,7 +110,7 @@ pub fn parse(text: &[u8]) -> Result<List> {
         (rows, Some(answer.next))
     };
     let mut images = Vec::new();
-    for (row, number) in rows.into_iter().zip(1..) {
+    for (Object(row), number) in rows.into_iter().zip(1..) {
         let is_server =
             row.status.as_deref().is_some_and(|it| it.starts_with(|first: char| first.is_ascii_uppercase()));
         if is_server || row.of_servers.is_some() {
@@ -178,6 +177,8 @@ mod tests {
             (r#"{"images": [{"id": "a"}, {"id": 3}]}"#, "\"images\": row 2: \"id\": invalid type"),
             (r#"[{"ID": "a"}, {"Name": "b"}]"#, "row 2: has no \"id\" or \"ID\": list the images with their"),
             (r#"[{"ID": ""}]"#, "row 1: has no \"id\""),
+            (r#"[["a", "b", "active"]]"#, "row 1: invalid type: sequence, expected an object"),
+            (r#"{"images": [["a", "b"]]}"#, "\"images\": row 1: invalid type: sequence, expected an object"),
         ] {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");

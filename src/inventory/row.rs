@@ -9,7 +9,7 @@ use super::page::Page;
 /// One instance as one source describes it; serde reads the tool's own form of it. What the source does not say, or
 /// says with an empty text or a zero, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
+#[serde(default, deny_unknown_fields)]
 pub struct Row {
     pub uuid: Option<Box<str>>,
     /// nova's own name, `instance-0000000a`; not the display name.
