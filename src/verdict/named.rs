@@ -109,7 +109,13 @@ impl<'a> Names<'a> {
         let by = By { disk: path, is_unlisted: false, owners: &[], blocks: true };
         // It may be a cache file itself.
         self.name(path, by);
-        let Some(disk) = self.evidence.references.get(path) else { return };
+        let Some(disk) = self.evidence.references.get(path) else {
+            return self
+                .evidence
+                .plain_cache_file(path)
+                .into_iter()
+                .for_each(|it| self.follow(&it.references, by));
+        };
         self.note(path, disk.problem.as_deref(), !is_volume && !disk.is_raw, UNDEFINE);
         if disk.is_missing {
             let error = format!("domain {domain} has it as a disk, and it does not exist");
@@ -150,6 +156,12 @@ impl<'a> Names<'a> {
                     if !disk.is_raw {
                         next.push((&disk.references[..], reference.as_path()));
                     }
+                } else if let Some(file) = self.evidence.plain_cache_file(reference)
+                    && !file.references.is_empty()
+                    && seen.insert(reference)
+                {
+                    // Such a name is not among the references, but what the file stands on is.
+                    next.push((&file.references[..], reference.as_path()));
                 }
             }
             step = next.pop();

@@ -369,6 +369,46 @@ fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
 }
 
 #[test]
+fn what_is_missing_behind_a_cache_file_blocks_only_in_a_chain_of_a_disk() {
+    let b = format!("/i/_base/{B}");
+    for (what, names, domain, expected) in [
+        ("no disk names it", vec![], "", "removable"),
+        ("a disk names it plainly", vec![&*b], "", "unknown"),
+        ("a chain leads to it", vec!["/x/overlay"], "", "unknown"),
+        ("a domain has it as a disk", vec![], &b, "unknown"),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        let files = &mut evidence.cache.as_mut().unwrap().files;
+        files.get_mut(OsStr::new(B)).unwrap().references = vec!["/x/y".into()];
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &names)]);
+        leads(&mut evidence, disk("/x/overlay", &[&b]));
+        leads(&mut evidence, missing("/x/y", &[]));
+        let domain_disks = vec![domain].into_iter().filter(|it| !it.is_empty());
+        let domain_disks = domain_disks.map(|path| crate::inventory::DomainDisk {
+            path: path.into(),
+            is_volume: false,
+            domain: "d".into(),
+        });
+        let inventory = Inventory { domain_disks: domain_disks.collect(), ..Inventory::default() };
+        let verdicts = verdicts(&evidence, Some(&inventory), &policy());
+        assert_eq!(verdicts[0], format!("{A}: {expected} Unused"), "{what}");
+    }
+}
+
+#[test]
+fn a_file_of_this_cache_that_is_not_understood_blocks_nothing_by_either_name() {
+    for name in ["/i/_base", "/i/u/../_base"].map(|it| format!("{it}/{B}")) {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        let identity = evidence.cache_file(OsStr::new(B)).unwrap().stat.map(|it| it.identity);
+        if name.contains("..") {
+            leads(&mut evidence, Disk { identity, ..broken(&name) });
+        }
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[&name])]);
+        assert!(judge(&evidence, None, &policy(), NOW).is_complete(), "{name}");
+    }
+}
+
+#[test]
 fn swap_and_ephemeral_files_are_kept_by_size() {
     let names = ["ephemeral_5_abcdefg", "swap_05", "swap_5", "swap_6"];
     let evidence = evidence(&names.map(|name| (name, 99 * HOUR)));
