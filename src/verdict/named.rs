@@ -171,11 +171,10 @@ impl<'a> Names<'a> {
     fn name(&mut self, reference: &'a Path, by: By<'a, '_>) {
         let Some(base_name) = base_name(reference) else { return };
         let named = self.by_name.entry(base_name).or_default();
-        let is_readable = |it: &Disk| it.identity.is_some() && it.problem.is_none();
         // Asked until it is so, for a file may be named by every disk.
         named.is_of_cache = named.is_of_cache
             || is_named_as_cache(self.evidence, reference)
-                && !self.evidence.references.get(reference).is_some_and(is_readable);
+                && self.evidence.references.get(reference).is_none_or(|it| it.identity.is_none());
         named.add(by);
     }
 
@@ -187,8 +186,10 @@ impl<'a> Names<'a> {
 
     /// Notes a file that a disk stands on and that cannot be read, unless that cannot hide the name of a cache file.
     fn check_backing_file(&mut self, path: &Path, disk: &Disk, named_in: &Path) {
-        // In a cache directory that has moved: its base name is what counts.
-        if is_named_as_cache(self.evidence, path) {
+        // In a cache directory that has moved, and not to be opened: its base name is what counts. What is wrong with a
+        // file of this cache is noted with the cache.
+        let is_of_this_cache = |it| self.by_identity.contains_key(&it);
+        if is_named_as_cache(self.evidence, path) && disk.identity.is_none_or(is_of_this_cache) {
             return;
         }
         if !disk.is_raw {

@@ -295,7 +295,7 @@ fn the_cache_of_another_host_is_never_left_out() {
 #[test]
 fn one_thing_that_cannot_be_read_makes_nothing_removable() {
     type Change = fn(&mut Evidence);
-    let cases: [(&str, bool, Change); 14] = [
+    let cases: [(&str, bool, Change); 15] = [
         ("nothing wrong", true, |_| {}),
         ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
         ("a directory", false, |it| {
@@ -313,10 +313,6 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         ("a link of a chain that nothing reaches", true, |it| {
             leads(it, broken("/x/y"));
         }),
-        ("a file of a cache that has moved", true, |it| {
-            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
-            leads(it, broken("/x/_base/y"));
-        }),
         ("a file of the cache", true, |it| {
             let cache = it.cache.as_mut().unwrap();
             cache.files.get_mut(OsStr::new(A)).unwrap().problem = Some("QED".into());
@@ -333,6 +329,14 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         ("a backing file in the instances path that is missing", true, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/i/v/y"])]);
             leads(it, missing("/i/v/y", &[]));
+        }),
+        ("a file of a cache elsewhere that is not understood", false, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
+            leads(it, broken("/x/_base/y"));
+        }),
+        ("a file of a cache elsewhere that cannot be opened", true, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
+            leads(it, Disk { identity: None, ..broken("/x/_base/y") });
         }),
         ("a listing that never settled", false, |it| it.has_settled = false),
         ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
@@ -670,7 +674,8 @@ fn a_file_of_a_cache_elsewhere_is_missing_here_unless_it_can_be_read_there() {
     let there = format!("/x/_base/{B}");
     for (what, file, expected) in [
         ("read", disk(&there, &[]), 0),
-        ("not understood", broken(&there), 1),
+        ("not understood", broken(&there), 0),
+        ("not opened", Disk { identity: None, ..broken(&there) }, 1),
         ("not there", missing(&there, &[]), 1),
     ] {
         let mut evidence = evidence(&[]);
