@@ -230,6 +230,23 @@ fn where_sources_contradict_both_images_are_kept() {
 }
 
 #[test]
+fn a_row_of_a_name_alone_counts_though_another_cell_has_an_instance_of_that_name() {
+    let named = |row: Row| Row { name: Some("instance-1".into()), ..row };
+    let elsewhere = named(row("u", "elsewhere", "b"));
+    let state = |state: &str| Row { vm_state: Some(state.into()), ..named(row("", "", "a")) };
+    for (what, nameless, expected) in [
+        ("no state", named(row("", "", "a")), "in_use ImageInUse"),
+        ("active", state("active"), "in_use ImageInUse"),
+        ("shelved", state("shelved_offloaded"), "removable Unused"),
+        ("on another host", named(row("", "elsewhere", "a")), "removable Unused"),
+    ] {
+        let evidence = evidence(&[(A, 99 * HOUR)]);
+        let verdict = verdict_of(&evidence, &[nameless, elsewhere.clone()], &policy());
+        assert_eq!(verdict, format!("{A}: {expected}"), "{what}");
+    }
+}
+
+#[test]
 fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
     let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
     let on = |it: &str, name: &str| vec![disk(&format!("/i/{it}/disk"), &[name])];

@@ -210,6 +210,12 @@ pub fn shared_size(name: CacheName<'_>) -> Option<(Code, u64)> {
 
 /// Rule 1 of the evidence, but for the instance's directory.
 fn counts_without_directory(instance: &Instance, is_here: bool, evidence: &Evidence) -> bool {
+    // Another cell may have an instance of that name, whose host is not this one's.
+    let is_name_alone = |row: &Row| row.uuid.is_none() && row.host.is_none();
+    let may_have_files = |row: &Row| !row.vm_state.as_deref().is_some_and(has_no_files);
+    if instance.rows.iter().any(|it| is_name_alone(it) && may_have_files(it)) {
+        return true;
+    }
     if instance.hosts().next().is_none() {
         return instance.vm_states().next().is_none() || !instance.vm_states().all(has_no_files);
     }
