@@ -11,6 +11,7 @@ use crate::cache_name::cache_file_name;
 use crate::input::{name, read_list};
 use crate::inventory::json::{self, Object};
 use crate::inventory::page::{self, Page};
+use crate::inventory::spellings;
 use crate::warning::Warning;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,11 +64,17 @@ fn merge(lists: Vec<(String, List)>) -> Images {
         .map(|(source, why)| Warning::ImagesIncomplete { source: source.into(), why })
         .collect();
     let images = lists.into_iter().flat_map(|(_, list)| list.images);
-    Images {
-        by_fingerprint: images.map(|image| (cache_file_name(&image.id), image)).collect(),
-        is_complete: warnings.is_empty(),
-        warnings,
+    Images { by_fingerprint: by_fingerprint(images.collect()), is_complete: warnings.is_empty(), warnings }
+}
+
+/// Images by the fingerprint of their id, also in lower case; the id as it stands comes before another's lower case.
+pub fn by_fingerprint(images: Vec<Image>) -> HashMap<String, Image> {
+    let mut found = HashMap::with_capacity(images.len());
+    for image in &images {
+        found.extend(spellings(&image.id).skip(1).map(|id| (cache_file_name(&id), image.clone())));
     }
+    found.extend(images.into_iter().map(|image| (cache_file_name(&image.id), image)));
+    found
 }
 
 /// What `GET /v2/images` answers.
@@ -219,6 +226,10 @@ mod tests {
         let images = load(&[file("one", "active"), file("two", "killed")]).unwrap().unwrap();
         let image = &images.by_fingerprint["0d5e6b61602d758984b3bf038267614d6016eb2a"];
         assert_eq!(image.status.as_deref(), Some("killed"));
+        let capitals = parse(br#"[{"ID": "A"}, {"ID": "b"}, {"ID": "B"}]"#).unwrap();
+        let images = merge(vec![("list".into(), capitals)]).by_fingerprint;
+        let id = |of: &str| images[&cache_file_name(of)].id.clone();
+        assert_eq!(["a", "A", "b", "B"].map(id), ["A", "A", "b", "B"]);
         let error = format!("{:#}", load(&[folder.path().join("absent")]).unwrap_err());
         assert!(error.contains("--images") && error.contains("absent"), "{error}");
         let error = format!("{:#}", load(&[file("three", "ACTIVE")]).unwrap_err());

@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 
 pub use libvirt::parse as parse_domain;
 pub use page::Page;
-pub use row::{DomainDisk, Instance, Lacks, Row, Source};
+pub use row::{DomainDisk, Instance, Lacks, Row, Source, spellings};
 
 use crate::input::{name, read_file, read_list};
 use crate::listing;

@@ -1,5 +1,6 @@
 //! What sources say of instances: the types that all parsers share.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -139,4 +140,11 @@ impl Source {
     pub(super) fn lacks_images(&self) -> bool {
         self.incomplete.is_empty() && !self.rows.is_empty() && self.rows.iter().all(|row| row.lacks.image)
     }
+}
+
+/// A name or an image's id as its source writes it, and in lower case where that differs. nova hashes ids as they stand,
+/// and a source may not have nova's spelling.
+pub fn spellings(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let lower = text.bytes().any(|it| it.is_ascii_uppercase()).then(|| text.to_ascii_lowercase().into());
+    std::iter::once(Cow::from(text)).chain(lower)
 }

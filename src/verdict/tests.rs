@@ -541,6 +541,19 @@ fn an_image_that_only_libvirt_names_is_missing_only_without_a_disk_on_the_cache(
 }
 
 #[test]
+fn an_image_told_in_capitals_keeps_the_file_of_either_spelling() {
+    const CAPITAL: &str = "6dcd4ce23d88e2ee9568ba546c007c63d9131c1b"; // SHA-1 of "A"
+    for (files, missing) in [(vec![A], 0), (vec![CAPITAL], 0), (vec![A, CAPITAL], 0), (vec![], 1)] {
+        let evidence = evidence(&files.iter().map(|it| (*it, 99 * HOUR)).collect::<Vec<_>>());
+        let inventory = inventory(&[row("u", "here", "A")]);
+        let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+        assert!(judgement.files.iter().all(|it| it.verdict == Verdict::InUse), "{files:?}");
+        assert!(judgement.files.iter().all(|it| it.reasons[0].images == ["A"]), "{files:?}");
+        assert_eq!(judgement.missing.len(), missing, "{files:?}");
+    }
+}
+
+#[test]
 fn hosts_are_the_same_up_to_the_first_dot_in_any_case() {
     for (a, b, expected) in [
         ("here", "here", true),
