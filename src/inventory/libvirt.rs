@@ -62,11 +62,14 @@ fn refuse_many_attributes(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every file or block device that a disk, its backing stores or its mirror is in.
+/// Every file or block device that a disk or a filesystem, its backing stores or its mirror is in, and those that a block
+/// job of a running domain has.
 fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
     let mut disks = Vec::new();
     let devices = child(domain, "devices").into_iter().flat_map(|it| it.children());
-    for disk in devices.filter(|it| it.has_tag_name("disk")) {
+    let devices = devices.filter(|it| it.has_tag_name("disk") || it.has_tag_name("filesystem"));
+    let jobs = domain.parent_element().and_then(|status| child(status, "blockjobs"));
+    for disk in devices.chain(jobs) {
         let is_volume = child(disk, "serial").is_some();
         let paths = disk.descendants().filter_map(path).map(PathBuf::from);
         let paths =
@@ -89,7 +92,7 @@ fn path<'a>(node: Node<'a, '_>) -> Option<&'a str> {
     }
 }
 
-/// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that is not there.
+/// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that cannot be read.
 fn in_pool(node: Node<'_, '_>) -> Option<PathBuf> {
     let (pool, volume) = (node.attribute("pool")?, node.attribute("volume")?);
     node.has_tag_name("source").then(|| format!("volume {volume} of storage pool {pool}").into())
@@ -232,8 +235,17 @@ mod tests {
             <disk type="file"><driver type="raw"/><source file="/nfs/volume"/><serial>s</serial></disk>
             <disk type="network"><source protocol="rbd" name="vms/x"/></disk>
             <disk type="block"><source dev="/dev/any"/></disk><disk type="file"><source file=""/></disk>
+            <filesystem type="file"><source file="/fs"/></filesystem>
+            <filesystem type="block"><driver type="loop" format="raw"/><source dev="/dev/fs"/></filesystem>
+            <filesystem type="mount"><source dir="/not/a/disk"/></filesystem>
             <interface><source file="/not/a/disk" dev="eth0"/></interface></devices></domain>"#;
-        let disks: Vec<_> = parsed(text).domain_disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
+        let text = format!(
+            r#"<domstatus>{text}<blockjobs active="yes"><blockjob type="copy"><chains><disk type="file" format="qcow2">
+            <source file="/job"/><backingStore type="file"><source file="/job.base"/></backingStore></disk></chains>
+            </blockjob></blockjobs></domstatus>"#
+        );
+        let disks: Vec<_> =
+            parsed(&text).domain_disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
         let expected = [
             ("/i/u/disk", false),
             ("/i/_base/0d5e", false),
@@ -243,6 +255,10 @@ mod tests {
             ("/dev/base", false),
             ("/nfs/volume", true),
             ("/dev/any", false),
+            ("/fs", false),
+            ("/dev/fs", false),
+            ("/job", false),
+            ("/job.base", false),
         ];
         assert_eq!(disks, expected.map(|(path, is_volume)| (PathBuf::from(path), is_volume)));
     }
