@@ -91,7 +91,7 @@ impl<'a> Names<'a> {
         for Place { path, directory, owners, is_unlisted } in users.places() {
             let counts = !(is_unlisted && policy.ignore_unlisted);
             // mkfs makes it, only root can read it, and nova never looks into it.
-            if path != "lost+found" && directory.problem.is_some() {
+            if base_name(Path::new(path)) != Some(OsStr::new("lost+found")) && directory.problem.is_some() {
                 let path = self.evidence.layout.instances_path.join(path);
                 self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }

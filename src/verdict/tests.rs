@@ -320,8 +320,10 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
             it.directories.get_mut(OsStr::new("u")).unwrap().problem = Some("EACCES".into());
         }),
         ("lost+found", true, |it| {
-            add(it, "lost+found", Vec::new());
-            it.directories.get_mut(OsStr::new("lost+found")).unwrap().problem = Some("EACCES".into());
+            for place in ["lost+found", "snapshots/lost+found"] {
+                add(it, place, Vec::new());
+                it.directories.get_mut(OsStr::new(place)).unwrap().problem = Some("EACCES".into());
+            }
         }),
         ("a link of a chain elsewhere", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
