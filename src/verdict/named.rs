@@ -229,9 +229,13 @@ impl<'a> Named<'a> {
         listed.into_iter().chain(unlisted)
     }
 
-    /// That disks lead to it by another name; `None` where none does.
-    pub fn same_file(&self, users: &Users<'a>) -> Option<Reason<'a>> {
-        let disks = [&self.disks[..], &self.unlisted_disks].concat();
+    /// That disks lead to it by another name, but for those that `by_name` has; `None` where none does.
+    pub fn same_file(&self, users: &Users<'a>, by_name: Option<&Self>) -> Option<Reason<'a>> {
+        let mut disks = [&self.disks[..], &self.unlisted_disks].concat();
+        let by_name = by_name.into_iter().flat_map(|it| it.disks.iter().chain(&it.unlisted_disks));
+        let by_name: HashSet<&OsStr> =
+            by_name.filter(|_| !disks.is_empty()).map(|it| it.as_os_str()).collect();
+        disks.retain(|it| !by_name.contains(it.as_os_str()));
         named_by(Code::SameFile, disks, users.ids(&self.instances))
     }
 }

@@ -600,6 +600,22 @@ fn an_unlisted_directory_has_its_size_and_what_it_keeps() {
     };
     assert_eq!(judgement.unlisted_directories, [expected]);
     assert_eq!(judge(&evidence, None, &policy(), NOW).unlisted_directories, []);
+    // A disk that is the file itself, which another disk names.
+    let identity = evidence.cache_file(OsStr::new(A)).unwrap().stat.map(|it| it.identity);
+    add(&mut evidence, "v_del", vec![Disk { identity, ..disk("/i/v_del/disk", &[]) }]);
+    let judgement = judge(&evidence, Some(&empty), &policy(), NOW);
+    let keeps: Vec<_> = judgement.unlisted_directories.iter().map(|it| it.keeps.len()).collect();
+    assert_eq!(keeps, [1, 1]);
+}
+
+#[test]
+fn a_name_that_leads_to_the_file_by_identity_as_well_is_one_reason() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    let identity = evidence.cache_file(OsStr::new(A)).unwrap().stat.map(|it| it.identity);
+    let name = format!("/i/u/../_base/{A}");
+    leads(&mut evidence, Disk { identity, ..disk(&name, &[]) });
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &[&name])]);
+    assert_eq!(verdicts(&evidence, None, &policy()), [format!("{A}: in_use BackingFile")]);
 }
 
 #[test]
