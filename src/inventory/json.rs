@@ -9,6 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
 
+use super::row::is_none;
+
 /// The longest error text shown in full, in bytes: serde quotes what it found, which may be the whole file.
 const LONGEST_ERROR: usize = 400;
 
@@ -118,5 +120,5 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 /// For serde: the id of a row.
 pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
     let id = Box::<str>::deserialize(deserializer)?;
-    if id.is_empty() { Err(D::Error::custom("is empty")) } else { Ok(id) }
+    if is_none(&id) { Err(D::Error::custom("is empty")) } else { Ok(id) }
 }

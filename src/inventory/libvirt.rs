@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::json::without_bom;
-use super::row::{DomainDisk, Lacks, Row, Source};
+use super::row::{DomainDisk, Lacks, Row, Source, is_none};
 
 /// Any version: 1.0 and 1.1 do not differ in what is read here.
 const NOVA: &str = "http://openstack.org/xmlns/libvirt/nova/";
@@ -103,7 +103,7 @@ fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'inp
 }
 
 fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
-    child(node, name)?.text().map(str::trim).filter(|it| !it.is_empty())
+    child(node, name)?.text().map(str::trim).filter(|it| !is_none(it))
 }
 
 fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'input>> {

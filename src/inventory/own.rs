@@ -65,6 +65,14 @@ mod tests {
     }
 
     #[test]
+    fn blanks_and_the_word_none_are_no_value() {
+        let text =
+            br#"[{"uuid": " A ", "name": "None", "host": " None ", "image_ref": "i\n", "vm_state": " "}]"#;
+        let expected = Row { uuid: Some("a".into()), image_ref: Some("i".into()), ..Row::default() };
+        assert_eq!(parse(text).unwrap().rows, [expected]);
+    }
+
+    #[test]
     fn empty_texts_null_and_zero_are_none_and_nothing_is_lacking() {
         let text = br#"[{"uuid": "a", "image_ref": "", "host": null, "swap_mb": 0, "ephemeral_gb": 1}]"#;
         let expected = Row { uuid: Some("a".into()), ephemeral_gb: Some(1), ..Row::default() };

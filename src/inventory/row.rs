@@ -35,13 +35,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// Sources write "none" as an empty text or a zero too, and may write a uuid in capitals.
+    /// Sources write "none" as an empty text, Python's `None` or a zero too, and may write a uuid in capitals.
     pub(super) fn normalized(mut self) -> Self {
         let Self {
             uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
         } = &mut self;
         for text in [uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state] {
-            text.take_if(|it| it.is_empty());
+            *text = text.take().filter(|it| !is_none(it)).map(trimmed);
         }
         for size in [&mut self.swap_mb, &mut self.ephemeral_gb] {
             size.take_if(|it| *it == 0);
@@ -51,6 +51,15 @@ impl Row {
         }
         self
     }
+}
+
+/// Whether a text stands for no value.
+pub(super) fn is_none(text: &str) -> bool {
+    matches!(text.trim(), "" | "None")
+}
+
+fn trimmed(text: Box<str>) -> Box<str> {
+    if text.trim().len() == text.len() { text } else { text.trim().into() }
 }
 
 /// Which facts the source of a row does not tell, which is other than telling that there is none.

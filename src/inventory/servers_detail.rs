@@ -73,9 +73,13 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     let page = Page::new(next, servers.iter().map(|it| it.0.id.clone()).collect());
     let mut source = Source { page: Some(page), ..Source::default() };
     for Object(server) in servers {
+        let mut flavor = server.flavor.map(|it| it.0).unwrap_or_default();
         // No flavor is without CPUs: the SDK writes zeros for what the API did not tell.
-        let is_told = |flavor: &Flavor| !matches!(flavor.vcpus, Some(OrEmpty::Is(0)));
-        let flavor = server.flavor.map(|it| it.0).filter(is_told).unwrap_or_default();
+        if matches!(flavor.vcpus, Some(OrEmpty::Is(0))) {
+            for size in [&mut flavor.swap, &mut flavor.ephemeral] {
+                size.take_if(|it| matches!(it, OrEmpty::Is(0)));
+            }
+        }
         let row = Row {
             uuid: Some(server.id),
             name: server.instance_name,
@@ -200,6 +204,8 @@ mod tests {
             (r#""swap": 0, "OS-FLV-EXT-DATA:ephemeral": 7"#, (None, false), (Some(7), false)),
             (r#""swap": 512, "ephemeral": 5"#, (Some(512), false), (Some(5), false)),
             (r#""swap": null"#, (None, true), (None, true)),
+            (r#""vcpus": 0, "swap": 512, "ephemeral": 0"#, (Some(512), false), (None, true)),
+            (r#""vcpus": 0, "swap": "", "ephemeral": 10"#, (None, false), (Some(10), false)),
         ] {
             let row = row(&format!(r#"{{"id": "a", "image": "", "flavor": {{{flavor}}}}}"#));
             assert_eq!((row.swap_mb, row.lacks.swap), swap, "{flavor}");
