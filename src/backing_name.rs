@@ -41,6 +41,13 @@ pub fn parse(name: &[u8]) -> Meaning {
     meaning
 }
 
+/// Reads the name of an external data file.
+pub fn parse_data_file(name: &[u8]) -> Meaning {
+    let mut meaning = parse(name);
+    meaning.check_is_absolute();
+    meaning
+}
+
 /// The path of a file that `image` names, without `.` and double slashes.
 ///
 /// `..` is left to the kernel, for the directory before it may be a link.
@@ -62,7 +69,10 @@ impl Meaning {
         }
         match protocol(name) {
             None => self.add_file(name),
-            Some((protocol, rest)) if is_one_of(protocol, PATHS) => self.add_file(rest),
+            Some((protocol, rest)) if is_one_of(protocol, PATHS) => {
+                self.add_file(rest);
+                self.check_is_absolute();
+            }
             Some((protocol, _)) if is_one_of(protocol, NOT_FILES) => {}
             Some((protocol, _)) => {
                 self.unknown(format!("unknown protocol {:?}", String::from_utf8_lossy(protocol)));
@@ -86,6 +96,7 @@ impl Meaning {
             Ok(Value::Object(_)) if depth == DEEPEST => self.unknown("nested too deeply".into()),
             Ok(Value::Object(options)) => {
                 let remote = self.add_options(&options, depth);
+                self.check_is_absolute();
                 if !remote && self.files.len() == known && self.problem.is_none() {
                     self.unknown("no file name".into());
                 }
@@ -105,7 +116,8 @@ impl Meaning {
                 ("driver", Value::String(driver)) if is_one_of(driver, PATHS) => {}
                 ("driver", Value::String(driver)) if is_one_of(driver, ON_OTHERS) => {}
                 ("driver", Value::String(driver)) => self.unknown(format!("unknown driver {driver:?}")),
-                ("filename", Value::String(file)) => {
+                // The latter two are those of blkdebug and blkverify.
+                ("filename" | "x-image" | "x-raw", Value::String(file)) => {
                     let driver = if node.is_empty() { "driver".into() } else { format!("{node}.driver") };
                     let driver = options.get(&driver).and_then(Value::as_str).unwrap_or_default();
                     if is_one_of(driver, PATHS) {
@@ -134,6 +146,14 @@ impl Meaning {
         remote
     }
 
+    /// QEMU looks beside the image for a plain backing file name alone, and for any other where it was started. That is
+    /// not known, so the name is taken both ways: by base name and beside the image, and as a problem.
+    fn check_is_absolute(&mut self) {
+        if self.files.iter().any(|it| it.is_relative()) {
+            self.unknown("relative to QEMU's working directory".into());
+        }
+    }
+
     fn unknown(&mut self, why: String) {
         self.problem.get_or_insert(why);
     }
@@ -159,18 +179,26 @@ mod tests {
             ("/b/base", vec!["/b/base"]),
             ("../_base/x", vec!["../_base/x"]),
             ("file:/b/base", vec!["/b/base"]),
+            (
+                r#"json:{"driver":"blkverify","x-raw":"/b/base","x-image":"file:/b/x"}"#,
+                vec!["/b/base", "/b/x"],
+            ),
+            (r#"json:{"driver":"raw","file.driver":"blkdebug","file.x-image":"/b/x"}"#, vec!["/b/x"]),
             ("file:///b/base", vec!["///b/base"]),
             ("./a:b", vec!["./a:b"]),
             ("host_device:/dev/sda", vec!["/dev/sda"]),
             (r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"/b/base"}}"#, vec!["/b/base"]),
             (r#"json:{"driver":"qcow2","file.driver":"file","file.filename":"/b/a:b"}"#, vec!["/b/a:b"]),
-            (r#"json:{"file.filename":"file:x"}"#, vec!["x"]),
+            (r#"json:{"file.filename":"file:/x"}"#, vec!["/x"]),
             (
-                r#"json:{"file":{"filename":"a"},"backing":{"driver":"raw","file":{"filename":"b"}}}"#,
-                vec!["a", "b"],
+                r#"json:{"file":{"filename":"/a"},"backing":{"driver":"raw","file":{"filename":"/b"}}}"#,
+                vec!["/a", "/b"],
             ),
-            (r#"json:{"children":[{"file":{"filename":"a"}},{"file":{"filename":"b"}}]}"#, vec!["a", "b"]),
-            (r#"json:{"file":{"filename":"json:{\"driver\":\"file\",\"filename\":\"x\"}"}}"#, vec!["x"]),
+            (
+                r#"json:{"children":[{"file":{"filename":"/a"}},{"file":{"filename":"/b"}}]}"#,
+                vec!["/a", "/b"],
+            ),
+            (r#"json:{"file":{"filename":"json:{\"driver\":\"file\",\"filename\":\"/x\"}"}}"#, vec!["/x"]),
             ("nbd://desk/export", vec![]),
             ("rbd:pool/image", vec![]),
             (r#"json:{"driver":"raw","file":{"driver":"rbd","pool":"p","image":"i"}}"#, vec![]),
@@ -179,6 +207,27 @@ mod tests {
             let files = files.into_iter().map(PathBuf::from).collect();
             assert_eq!(parse(name.as_bytes()), Meaning { files, problem: None }, "{name}");
         }
+    }
+
+    /// So it is in QEMU 10.0, by strace of qemu-img in two working directories.
+    #[test]
+    fn a_relative_name_that_qemu_opens_in_its_working_directory_is_kept_and_a_problem() {
+        let is_problem = |meaning: Meaning| {
+            assert_eq!(meaning.files, [Path::new("x")]);
+            assert_eq!(meaning.problem.as_deref(), Some("relative to QEMU's working directory"));
+        };
+        for name in [
+            "file:x",
+            "host_device:x",
+            r#"json:{"driver":"raw","file":{"driver":"file","filename":"x"}}"#,
+            r#"json:{"driver":"raw","file.filename":"x"}"#,
+            r#"json:{"file":{"filename":"file:x"}}"#,
+        ] {
+            is_problem(parse(name.as_bytes()));
+        }
+        is_problem(parse_data_file(b"x"));
+        assert_eq!(parse_data_file(b"/x").problem, None);
+        assert_eq!(parse(b"x").problem, None);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 
-use crate::cache_name::{CacheName, Kind, cache_file_name};
-use crate::images::{Image, Images};
+use crate::cache_name::{CacheName, Kind};
+use crate::images::{Image, Images, by_fingerprint};
 use crate::inventory::Inventory;
 
 /// The images that the list of images or the inventory tells of.
@@ -29,8 +29,7 @@ impl<'a> Catalog<'a> {
                 }
             }
         }
-        let of_inventory = by_id.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect();
-        Self { list, of_inventory }
+        Self { list, of_inventory: by_fingerprint(by_id.into_values().collect()) }
     }
 
     /// The image that a file belongs to.

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::cache_name::Kind;
 use crate::evidence::{Cache, Evidence};
-use crate::inventory::{Instance, Inventory};
+use crate::inventory::Inventory;
 use crate::verdict::{Code, Judgement, Missing, Policy, Unreadable, is_same_host};
 use crate::warning::Warning;
 
@@ -180,8 +180,10 @@ impl Case<'_> {
         warnings
     }
 
+    /// The rows of libvirt's domains do not tell: they are on the host of the command line, whatever it is.
     fn host_is_unknown(&self) -> bool {
-        let in_inventory = self.inventory.iter().flat_map(|it| &it.instances).flat_map(Instance::hosts);
+        let rows = self.inventory.iter().flat_map(|it| &it.instances).flat_map(|it| &it.rows);
+        let in_inventory = rows.filter(|it| !it.is_from_libvirt).filter_map(|it| it.host.as_deref());
         let nodes = self.evidence.compute_nodes.iter().flatten().map(String::as_str);
         let mut hosts = in_inventory.chain(nodes).peekable();
         hosts.peek().is_some() && !hosts.any(|it| is_same_host(it, &self.policy.host))
@@ -284,6 +286,9 @@ mod tests {
         let [absent, volume] = ["a", ""].map(|image| [row("v", "here", image)]);
         let both = Asked { has_inventory: true, ..LIBVIRT };
         let hostless = [row("v", "", "a")];
+        let domain = [Row { is_from_libvirt: true, ..here[0].clone() }];
+        let listed_too = [domain[0].clone(), row("v", "there", "a")];
+        let no_nodes: Change = |it| it.compute_nodes = Err("why".into());
         let building = Row { task_state: Some("spawning".into()), ..absent[0].clone() };
         let [building, one_of_two] = [building, absent[0].clone()].map(|it| [here[0].clone(), it]);
         let nobody: [Row; 0] = [];
@@ -292,7 +297,7 @@ mod tests {
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 34] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 38] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
@@ -309,6 +314,10 @@ mod tests {
             ("host unknown, only compute_nodes names hosts", REAL, &anywhere, unknown_host, host_unknown),
             ("host unknown, allowed", allow(REAL), &there, unknown_host, ""),
             ("host unknown, disks alone", DISKS_ONLY, &nobody, unknown_host, ""),
+            ("host unknown, domains alone", LIBVIRT, &domain, unknown_host, host_unknown),
+            ("host known, domains alone", LIBVIRT, &domain, as_it_is, ""),
+            ("nothing names a host but the command line", LIBVIRT, &domain, no_nodes, ""),
+            ("host unknown, domains beside an inventory", both, &listed_too, no_nodes, host_unknown),
             ("no directory of the only instance", REAL, &absent, as_it_is, "not one of 1"),
             ("no directory of the only instance, dry", dry(REAL), &absent, as_it_is, "not one of 1"),
             ("no directory, allowed", allow(REAL), &absent, as_it_is, ""),

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache_name::cache_file_name;
 use crate::input::{name, read_list};
-use crate::inventory::json;
+use crate::inventory::json::{self, Object};
 use crate::inventory::page::{self, Page};
+use crate::inventory::spellings;
 use crate::warning::Warning;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -63,24 +64,29 @@ fn merge(lists: Vec<(String, List)>) -> Images {
         .map(|(source, why)| Warning::ImagesIncomplete { source: source.into(), why })
         .collect();
     let images = lists.into_iter().flat_map(|(_, list)| list.images);
-    Images {
-        by_fingerprint: images.map(|image| (cache_file_name(&image.id), image)).collect(),
-        is_complete: warnings.is_empty(),
-        warnings,
+    Images { by_fingerprint: by_fingerprint(images.collect()), is_complete: warnings.is_empty(), warnings }
+}
+
+/// Images by the fingerprint of their id, also in lower case; the id as it stands comes before another's lower case.
+pub fn by_fingerprint(images: Vec<Image>) -> HashMap<String, Image> {
+    let mut found = HashMap::with_capacity(images.len());
+    for image in &images {
+        found.extend(spellings(&image.id).skip(1).map(|id| (cache_file_name(&id), image.clone())));
     }
+    found.extend(images.into_iter().map(|image| (cache_file_name(&image.id), image)));
+    found
 }
 
 /// What `GET /v2/images` answers.
 #[derive(Deserialize)]
 struct Answer {
-    images: Option<Vec<Listed>>,
+    images: Option<Vec<Object<Listed>>>,
     next: Option<String>,
     servers: Option<IgnoredAny>,
 }
 
 /// An image of the API's, or a row of what `openstack image list -f json` prints.
 #[derive(Deserialize)]
-#[serde(expecting = "an object")]
 struct Listed {
     #[serde(alias = "ID")]
     id: Option<String>,
@@ -101,7 +107,7 @@ pub fn parse(text: &[u8]) -> Result<List> {
     const SERVERS: &str = "is a list of servers: give it to --inventory";
     let text = json::check(text, "images")?;
     let (rows, next) = if text.trim_ascii_start().starts_with(b"[") {
-        (json::read::<Vec<Listed>>(text)?, None)
+        (json::read::<Vec<Object<Listed>>>(text)?, None)
     } else {
         let answer: Answer = json::read(text)?;
         if answer.servers.is_some() {
@@ -111,7 +117,7 @@ pub fn parse(text: &[u8]) -> Result<List> {
         (rows, Some(answer.next))
     };
     let mut images = Vec::new();
-    for (row, number) in rows.into_iter().zip(1..) {
+    for (Object(row), number) in rows.into_iter().zip(1..) {
         let is_server =
             row.status.as_deref().is_some_and(|it| it.starts_with(|first: char| first.is_ascii_uppercase()));
         if is_server || row.of_servers.is_some() {
@@ -178,6 +184,8 @@ mod tests {
             (r#"{"images": [{"id": "a"}, {"id": 3}]}"#, "\"images\": row 2: \"id\": invalid type"),
             (r#"[{"ID": "a"}, {"Name": "b"}]"#, "row 2: has no \"id\" or \"ID\": list the images with their"),
             (r#"[{"ID": ""}]"#, "row 1: has no \"id\""),
+            (r#"[["a", "b", "active"]]"#, "row 1: invalid type: sequence, expected an object"),
+            (r#"{"images": [["a", "b"]]}"#, "\"images\": row 1: invalid type: sequence, expected an object"),
         ] {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
@@ -218,6 +226,10 @@ mod tests {
         let images = load(&[file("one", "active"), file("two", "killed")]).unwrap().unwrap();
         let image = &images.by_fingerprint["0d5e6b61602d758984b3bf038267614d6016eb2a"];
         assert_eq!(image.status.as_deref(), Some("killed"));
+        let capitals = parse(br#"[{"ID": "A"}, {"ID": "b"}, {"ID": "B"}]"#).unwrap();
+        let images = merge(vec![("list".into(), capitals)]).by_fingerprint;
+        let id = |of: &str| images[&cache_file_name(of)].id.clone();
+        assert_eq!(["a", "A", "b", "B"].map(id), ["A", "A", "b", "B"]);
         let error = format!("{:#}", load(&[folder.path().join("absent")]).unwrap_err());
         assert!(error.contains("--images") && error.contains("absent"), "{error}");
         let error = format!("{:#}", load(&[file("three", "ACTIVE")]).unwrap_err());

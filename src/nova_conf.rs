@@ -151,11 +151,13 @@ const MOST_REFERENCES: usize = 500;
 const LONGEST_VALUE: usize = 4096;
 
 impl Conf<'_> {
-    /// The value as the files have it: a later file wins, and in one file the present name.
-    fn find(&self, option: Opt<'_>) -> Option<&Value> {
+    /// The value as the files have it, and in which place: a later file wins, and in one file the present name.
+    fn find<'a>(&self, option: Opt<'a>) -> Option<(Place<'a>, &Value)> {
         self.files.iter().rev().find_map(|file| {
-            let mut places = std::iter::once(&option.place).chain(option.former);
-            places.find_map(|(group, name)| file.get(&((*group).to_owned(), (*name).to_owned())))
+            let mut places = std::iter::once(option.place).chain(option.former.iter().copied());
+            places.find_map(|(group, name)| {
+                Some(((group, name), file.get(&(group.to_owned(), name.to_owned()))?))
+            })
         })
     }
 
@@ -171,11 +173,11 @@ impl Conf<'_> {
             bail!("[{group}] {name}: refers to itself: give it a value");
         }
         let found = self.find(option);
-        let Some(text) = found.map(|it| &*it.text).or(self.default(option)) else { return Ok(None) };
+        let Some(text) = found.map(|(_, it)| &*it.text).or(self.default(option)) else { return Ok(None) };
         self.substitute(text, &[within, &[option.place]].concat())
             .and_then(|text| convert(option.kind, text))
             .with_context(|| match found {
-                Some(Value { line, .. }) => format!("{line}: [{group}] {name}"),
+                Some(((group, name), Value { line, .. })) => format!("{line}: [{group}] {name}"),
                 None => format!("[{group}] {name}"),
             })
     }
@@ -401,7 +403,14 @@ mod tests {
                 "[libvirt]\nremove_unused_resized_minimum_age_seconds = 1h\n",
                 "_seconds: \"1h\": not a number of seconds",
             ),
-            ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n", "\"-1\": not a number"),
+            (
+                "[DEFAULT]\nremove_unused_original_minimum_age_seconds = -1\n",
+                "line 2: [DEFAULT] remove_unused_original_minimum_age_seconds: \"-1\": not a number",
+            ),
+            (
+                "[DEFAULT]\nbase_dir_name = $my_ip",
+                "line 2: [DEFAULT] base_dir_name: $my_ip: undefined option",
+            ),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 1__0\n", "\"1__0\": not a number"),
             ("[DEFAULT]\nremove_unused_original_minimum_age_seconds = 99999999999999999999\n", "too large"),
             ("[image_cache]\nremove_unused_base_images = maybe\n", "\"maybe\": neither true nor false"),

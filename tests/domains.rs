@@ -121,7 +121,7 @@ type Change = fn(&Host) -> Option<PathBuf>;
 
 #[test]
 fn only_a_missing_disk_that_may_be_somewhere_stops_the_clean_up() {
-    let cases: [(&str, Change); 12] = [
+    let cases: [(&str, Change); 13] = [
         ("a disk elsewhere is gone", |host| {
             fs_err::remove_file(host.disk_by_hand()).unwrap();
             Some(host.disk_by_hand())
@@ -142,6 +142,14 @@ fn only_a_missing_disk_that_may_be_somewhere_stops_the_clean_up() {
             let xml = format!("<domain><name>by hand</name><devices><disk>{pool}</disk></devices></domain>");
             host.domain("etc", "pool.xml", &xml);
             Some("volume vm.qcow2 of storage pool default".into())
+        }),
+        ("a disk by a relative path, which is not looked for where this runs", |host| {
+            raw(&host.world.outside().join("relative.img"), "4k");
+            let source = "<source file='relative.img'/>";
+            let xml =
+                format!("<domain><name>by hand</name><devices><disk>{source}</disk></devices></domain>");
+            host.domain("etc", "relative.xml", &xml);
+            Some("relative.img".into())
         }),
         ("an instance's directory is gone", |host| {
             fs_err::remove_dir_all(host.world.path(TRAIN_UUID)).unwrap();

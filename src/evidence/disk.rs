@@ -43,8 +43,9 @@ pub fn read_references(opened: &Opened, path: &Path) -> (Vec<PathBuf>, Option<St
         Err(problem) => return (Vec::new(), Some(problem)),
     };
     let (mut references, mut problem) = (Vec::new(), None);
-    for name in [header.data_file, header.backing_file].into_iter().flatten() {
-        let meaning = backing_name::parse(&name);
+    let data_file = header.data_file.map(|it| (backing_name::parse_data_file(&it), it));
+    let backing_file = header.backing_file.map(|it| (backing_name::parse(&it), it));
+    for (meaning, name) in [data_file, backing_file].into_iter().flatten() {
         // A header rarely gives two names, so the list of the first is kept as it is.
         let mut files: Vec<PathBuf> =
             meaning.files.into_iter().map(|file| backing_name::resolve(path, file)).collect();

@@ -59,6 +59,10 @@ fn named_by<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item
 
 fn look(evidence: &Evidence, path: &Path) -> Disk {
     let mut disk = Disk { path: path.to_owned(), ..Disk::default() };
+    // Only a domain's: opened from here it would be another file.
+    if path.is_relative() {
+        return disk::unread(disk.path, "not an absolute path: only libvirt knows where it is".into());
+    }
     match open_examined(AT_FDCWD, path.as_os_str()) {
         Ok(Some(opened)) => {
             disk = disk::read(disk.path, &opened);

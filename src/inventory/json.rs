@@ -1,9 +1,15 @@
 //! What the parsers of JSON share: whether a text is JSON at all, and errors that name the row and the field.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use anyhow::{Result, anyhow, bail};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, Error as _};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::error::Category;
+
+use super::row::is_none;
 
 /// The longest error text shown in full, in bytes: serde quotes what it found, which may be the whole file.
 const LONGEST_ERROR: usize = 400;
@@ -87,8 +93,32 @@ fn cut(text: &str) -> String {
     format!("{head} … {}", &text[tail..])
 }
 
+/// What is read from an object alone. serde's derived readers take a list too, by position: a field that they do not
+/// expect there, such as the image, would be lost.
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
 /// For serde: the id of a row.
 pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
     let id = Box::<str>::deserialize(deserializer)?;
-    if id.is_empty() { Err(D::Error::custom("is empty")) } else { Ok(id) }
+    if is_none(&id) { Err(D::Error::custom("is empty")) } else { Ok(id) }
 }

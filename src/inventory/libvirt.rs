@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use roxmltree::{Document, Node, ParsingOptions};
 
 use super::json::without_bom;
-use super::row::{DomainDisk, Lacks, Row, Source};
+use super::row::{DomainDisk, Lacks, Row, Source, is_none};
 
 /// Any version: 1.0 and 1.1 do not differ in what is read here.
 const NOVA: &str = "http://openstack.org/xmlns/libvirt/nova/";
@@ -62,16 +62,20 @@ fn refuse_many_attributes(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every file or block device that a disk, its backing stores or its mirror is in.
+/// Every file or block device that a disk or a filesystem, its backing stores or its mirror is in, and those that a block
+/// job of a running domain has.
 fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
     let mut disks = Vec::new();
     let devices = child(domain, "devices").into_iter().flat_map(|it| it.children());
-    for disk in devices.filter(|it| it.has_tag_name("disk")) {
+    let devices = devices.filter(|it| it.has_tag_name("disk") || it.has_tag_name("filesystem"));
+    let jobs = domain.parent_element().and_then(|status| child(status, "blockjobs"));
+    for disk in devices.chain(jobs) {
         let is_volume = child(disk, "serial").is_some();
-        let paths = disk.descendants().filter_map(path).map(PathBuf::from);
-        let paths =
-            paths.chain(disk.descendants().filter_map(in_pool)).filter(|it| !it.as_os_str().is_empty());
-        disks.extend(paths.map(|path| DomainDisk { path, is_volume, domain: id.into() }));
+        disks.extend(disk.descendants().filter_map(|node| {
+            let path = path(node).filter(|it| !it.is_empty()).map(PathBuf::from).or_else(|| in_pool(node))?;
+            let may_be_raw = format(node).is_none_or(|it| it == "raw");
+            Some(DomainDisk { path, is_volume, may_be_raw, domain: id.into() })
+        }));
     }
     disks
 }
@@ -79,17 +83,22 @@ fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
 /// The path that an element of a disk names. A raw block device is a volume, and has no backing file.
 fn path<'a>(node: Node<'a, '_>) -> Option<&'a str> {
     match node.tag_name().name() {
-        "source" => node.attribute("file").or_else(|| {
-            let owner = node.parent_element()?;
-            let format = child(owner, "driver").or_else(|| child(owner, "format"));
-            node.attribute("dev").filter(|_| format.and_then(|it| it.attribute("type")) != Some("raw"))
-        }),
+        "source" => {
+            node.attribute("file").or_else(|| node.attribute("dev").filter(|_| format(node) != Some("raw")))
+        }
         "mirror" => node.attribute("file"),
         _ => None,
     }
 }
 
-/// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that is not there.
+/// The image format that is given to what an element of a disk names. A filesystem's driver has a type of another kind.
+fn format<'a>(node: Node<'a, '_>) -> Option<&'a str> {
+    let owner = if node.has_tag_name("mirror") { node } else { node.parent_element()? };
+    let given = child(owner, "driver").or_else(|| child(owner, "format"));
+    given.and_then(|it| it.attribute("format").or(it.attribute("type"))).or(owner.attribute("format"))
+}
+
+/// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that cannot be read.
 fn in_pool(node: Node<'_, '_>) -> Option<PathBuf> {
     let (pool, volume) = (node.attribute("pool")?, node.attribute("volume")?);
     node.has_tag_name("source").then(|| format!("volume {volume} of storage pool {pool}").into())
@@ -100,7 +109,7 @@ fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'inp
 }
 
 fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
-    child(node, name)?.text().map(str::trim).filter(|it| !it.is_empty())
+    child(node, name)?.text().map(str::trim).filter(|it| !is_none(it))
 }
 
 fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
@@ -155,6 +164,8 @@ fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn domain(namespace: &str, nova: &str) -> String {
@@ -232,8 +243,22 @@ mod tests {
             <disk type="file"><driver type="raw"/><source file="/nfs/volume"/><serial>s</serial></disk>
             <disk type="network"><source protocol="rbd" name="vms/x"/></disk>
             <disk type="block"><source dev="/dev/any"/></disk><disk type="file"><source file=""/></disk>
+            <filesystem type="file"><source file="/fs"/></filesystem>
+            <filesystem type="block"><driver type="nbd" format="qcow2"/><source dev="/dev/fs"/></filesystem>
+            <filesystem type="mount"><source dir="/not/a/disk"/></filesystem>
             <interface><source file="/not/a/disk" dev="eth0"/></interface></devices></domain>"#;
-        let disks: Vec<_> = parsed(text).domain_disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
+        let text = format!(
+            r#"<domstatus>{text}<blockjobs active="yes"><blockjob type="copy"><chains><disk type="file" format="qcow2">
+            <source file="/job"/><backingStore type="file"><source file="/job.base"/></backingStore></disk></chains>
+            </blockjob></blockjobs></domstatus>"#
+        );
+        let disks = parsed(&text).domain_disks;
+        let may_be_raw: Vec<_> = disks.iter().filter(|it| it.may_be_raw).map(|it| &*it.path).collect();
+        assert_eq!(
+            may_be_raw,
+            ["/i/_base/0d5e", "/nfs/volume", "/dev/any", "/fs", "/job.base"].map(Path::new)
+        );
+        let disks: Vec<_> = disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
         let expected = [
             ("/i/u/disk", false),
             ("/i/_base/0d5e", false),
@@ -243,6 +268,10 @@ mod tests {
             ("/dev/base", false),
             ("/nfs/volume", true),
             ("/dev/any", false),
+            ("/fs", false),
+            ("/dev/fs", false),
+            ("/job", false),
+            ("/job.base", false),
         ];
         assert_eq!(disks, expected.map(|(path, is_volume)| (PathBuf::from(path), is_volume)));
     }

@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 
 pub use libvirt::parse as parse_domain;
 pub use page::Page;
-pub use row::{DomainDisk, Instance, Lacks, Row, Source};
+pub use row::{DomainDisk, Instance, Lacks, Row, Source, spellings};
 
 use crate::input::{name, read_file, read_list};
 use crate::listing;
@@ -178,8 +178,11 @@ impl Texts {
         for (path, files) in self.libvirt {
             let mut all: Option<Source> = None;
             for (file, text) in files {
-                let source =
-                    parse_domain(&text, host).with_context(|| format!("--libvirt {}", file.display()))?;
+                let source = match parse_domain(&text, host) {
+                    // A backup, or what libvirt is just writing: the domain itself has a file of its own.
+                    Err(_) if file != path && !is_named_as_xml(&file) => continue,
+                    source => source.with_context(|| format!("--libvirt {}", file.display()))?,
+                };
                 if let Some(source) = source {
                     let all = all.get_or_insert_default();
                     all.rows.extend(source.rows);
@@ -217,7 +220,8 @@ pub fn parse(text: &[u8]) -> Result<Source> {
 }
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
-/// the same files. What else is in a folder does not matter: libvirt keeps its networks there too.
+/// the same files, and what looks like XML under another name. What else is in a folder does not matter: libvirt keeps its
+/// networks there too.
 fn read_domains(path: &Path) -> Result<Vec<Text>> {
     let metadata = fs_err::metadata(path).map_err(|error| {
         let error = anyhow::Error::from(error);
@@ -233,7 +237,6 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
             names.extend(listed.into_iter().map(|name| folder.join(name)));
         }
     }
-    names.retain(|it| it.extension().is_some_and(|extension| extension == "xml"));
     names.sort_unstable();
     let mut files = Vec::new();
     for file in names {
@@ -243,14 +246,28 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
             metadata => metadata?.is_file(),
         };
         // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
-        if is_file {
-            let flags = OFlag::O_NONBLOCK.bits();
-            let opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file)?;
-            let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
-            files.push((file, text));
+        if !is_file {
+            continue;
+        }
+        match read_domain(&file) {
+            Ok(text) if is_named_as_xml(&file) || text.trim_ascii_start().starts_with(b"<") => {
+                files.push((file, text));
+            }
+            Err(error) if is_named_as_xml(&file) => return Err(error),
+            _ => {}
         }
     }
     Ok(files)
+}
+
+fn is_named_as_xml(file: &Path) -> bool {
+    file.extension().is_some_and(|it| it == "xml")
+}
+
+fn read_domain(file: &Path) -> Result<Vec<u8>> {
+    let flags = OFlag::O_NONBLOCK.bits();
+    let opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(file)?;
+    read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())
 }
 
 #[cfg(test)]
@@ -338,12 +355,18 @@ mod tests {
         let disk = |path: &str, is_volume, domain: &str| DomainDisk {
             path: path.into(),
             is_volume,
+            may_be_raw: false,
             domain: domain.into(),
         };
         let domain_disks =
             vec![disk("/b", true, "u"), disk("/a", true, "u"), disk("/a", false, "v"), disk("/b", true, "t")];
         let merged = Inventory::merge(vec![("l".into(), Source { domain_disks, ..Source::default() })]);
         assert_eq!(merged.domain_disks, [disk("/a", false, "v"), disk("/b", true, "t")]);
+        let [raw, other] = [("u", true), ("v", false)]
+            .map(|(domain, may_be_raw)| DomainDisk { may_be_raw, ..disk("/a", false, domain) });
+        let domain_disks = vec![raw, other.clone()];
+        let merged = Inventory::merge(vec![("l".into(), Source { domain_disks, ..Source::default() })]);
+        assert_eq!(merged.domain_disks, [other]);
     }
 
     const DOMAIN: &str = r#"<domain><name>n</name><uuid>u</uuid><metadata>
@@ -365,14 +388,19 @@ mod tests {
         }
         fs_err::write(path("n.xml"), DOMAIN).unwrap();
         fs_err::write(path("notes.txt"), "no XML").unwrap();
+        fs_err::write(path("broken.xml.new"), "<domain>").unwrap();
+        fs_err::write(path("large"), format!("{DOMAIN}{}", " ".repeat(1 << 20))).unwrap();
+        let backup = DOMAIN.replace(">u<", ">v<").replace("/i/u/disk", "/i/v/disk");
+        fs_err::write(path("n.xml.bak"), format!("\n{backup}")).unwrap();
         fs_err::write(path("networks/default.xml"), "no XML").unwrap();
         fs_err::write(path("network.xml"), "<network/>").unwrap();
         fs_err::os::unix::fs::symlink(path("n.xml"), path("autostart/n.xml")).unwrap();
         fs_err::os::unix::fs::symlink(path("gone.xml"), path("autostart/gone.xml")).unwrap();
         nix::unistd::mkfifo(&path("fifo.xml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let inventory = load(&[folder.path().into(), path("n.xml")]).unwrap();
-        assert_eq!(inventory.instances.len(), 1);
-        assert_eq!(inventory.domain_disks.len(), 1);
+        let ids: Vec<_> = inventory.instances.iter().map(Instance::id).collect();
+        assert_eq!(ids, ["u", "v"]);
+        assert_eq!(inventory.domain_disks.len(), 2);
         assert_eq!(inventory.warnings, []);
         assert_eq!(inventory.instances[0].hosts().collect::<Vec<_>>(), ["h"]);
         let empty = path("empty").display().to_string();

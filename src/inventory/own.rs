@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use anyhow::{Result, bail};
 
-use super::json;
+use super::json::{self, Object};
 use super::row::{Row, Source};
 
 pub(super) fn parse(text: &[u8]) -> Result<Source> {
     // Nothing is lacking in a row: its fields are optional, and what is not there is none.
-    let rows: Vec<Row> = json::read::<Vec<Row>>(text)?.into_iter().map(Row::normalized).collect();
+    let rows = json::read::<Vec<Object<Row>>>(text)?;
+    let rows: Vec<Row> = rows.into_iter().map(|Object(row)| row.normalized()).collect();
     let mut numbers = HashMap::with_capacity(rows.len());
     // One that has a uuid in another row is the same instance by its name.
     let with_uuid = rows.iter().zip(1..).filter(|(row, _)| row.uuid.is_some());
@@ -42,6 +43,7 @@ mod tests {
         for (text, expected) in [
             ("{}", "invalid type: map, expected a sequence"),
             ("[3]", "row 1: invalid type: integer `3`, expected an object"),
+            (r#"[{"uuid": "a"}, ["b", "n", "h", "i"]]"#, "row 2: invalid type: sequence, expected an object"),
             (r#"[{"uuid": "a"}, {"uuid": "b", "swap_mb": "5"}]"#, "row 2: \"swap_mb\": invalid type: string"),
             (r#"[{"uuid": "a", "swap_mb": -1}]"#, "row 1: \"swap_mb\": invalid value"),
             (r#"[{"uuid": "a", "image": "x"}]"#, "\"image\": unknown field `image`, expected one of `uuid`"),
@@ -60,6 +62,14 @@ mod tests {
             let error = format!("{:#}", parse(text.as_bytes()).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn blanks_and_the_word_none_are_no_value() {
+        let text =
+            br#"[{"uuid": " A ", "name": "None", "host": " None ", "image_ref": "i\n", "vm_state": " "}]"#;
+        let expected = Row { uuid: Some("a".into()), image_ref: Some("i".into()), ..Row::default() };
+        assert_eq!(parse(text).unwrap().rows, [expected]);
     }
 
     #[test]

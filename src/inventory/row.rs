@@ -1,5 +1,6 @@
 //! What sources say of instances: the types that all parsers share.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use super::page::Page;
 /// One instance as one source describes it; serde reads the tool's own form of it. What the source does not say, or
 /// says with an empty text or a zero, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "an object")]
+#[serde(default, deny_unknown_fields)]
 pub struct Row {
     pub uuid: Option<Box<str>>,
     /// nova's own name, `instance-0000000a`; not the display name.
@@ -34,13 +35,13 @@ pub struct Row {
 }
 
 impl Row {
-    /// Sources write "none" as an empty text or a zero too, and may write a uuid in capitals.
+    /// Sources write "none" as an empty text, Python's `None` or a zero too, and may write a uuid in capitals.
     pub(super) fn normalized(mut self) -> Self {
         let Self {
             uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
         } = &mut self;
         for text in [uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state] {
-            text.take_if(|it| it.is_empty());
+            *text = text.take().filter(|it| !is_none(it)).map(trimmed);
         }
         for size in [&mut self.swap_mb, &mut self.ephemeral_gb] {
             size.take_if(|it| *it == 0);
@@ -50,6 +51,15 @@ impl Row {
         }
         self
     }
+}
+
+/// Whether a text stands for no value.
+pub(super) fn is_none(text: &str) -> bool {
+    matches!(text.trim(), "" | "None")
+}
+
+fn trimmed(text: Box<str>) -> Box<str> {
+    if text.trim().len() == text.len() { text } else { text.trim().into() }
 }
 
 /// Which facts the source of a row does not tell, which is other than telling that there is none.
@@ -105,6 +115,8 @@ pub struct DomainDisk {
     pub path: PathBuf,
     /// Its `<disk>` has a `<serial>`, which nova gives to volumes alone.
     pub is_volume: bool,
+    /// The domain does not give it another format.
+    pub may_be_raw: bool,
     /// The domain's uuid, or its name.
     pub domain: Box<str>,
 }
@@ -139,4 +151,11 @@ impl Source {
     pub(super) fn lacks_images(&self) -> bool {
         self.incomplete.is_empty() && !self.rows.is_empty() && self.rows.iter().all(|row| row.lacks.image)
     }
+}
+
+/// A name or an image's id as its source writes it, and in lower case where that differs. nova hashes ids as they stand,
+/// and a source may not have nova's spelling.
+pub fn spellings(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let lower = text.bytes().any(|it| it.is_ascii_uppercase()).then(|| text.to_ascii_lowercase().into());
+    std::iter::once(Cow::from(text)).chain(lower)
 }

@@ -7,7 +7,7 @@
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
-use super::json;
+use super::json::{self, Object};
 use super::row::{Lacks, Row, Source};
 
 /// What the client writes for the id and the name of the image of a server that has none.
@@ -17,7 +17,6 @@ const BOOTED_FROM_VOLUME: &str = "N/A (booted from volume)";
 const PAGE_LIMIT: usize = 1000;
 
 #[derive(Deserialize)]
-#[serde(expecting = "an object")]
 struct Listed {
     #[serde(rename = "ID", deserialize_with = "json::id")]
     id: Box<str>,
@@ -37,10 +36,10 @@ struct Listed {
 /// # Errors
 /// A list without image ids is refused as well: taking it would leave every image to the disks.
 pub(super) fn parse(text: &[u8]) -> Result<Source> {
-    let listed: Vec<Listed> = json::read(text)?;
+    let listed: Vec<Object<Listed>> = json::read(text)?;
     let mut source = Source { is_at_client_limit: listed.len() == PAGE_LIMIT, ..Source::default() };
     let mut is_of_images = false;
-    for server in listed {
+    for Object(server) in listed {
         let status = server.status.as_deref().unwrap_or_default();
         // The states of servers are in capitals, those of images are not.
         is_of_images |= status.starts_with(|first: char| first.is_ascii_lowercase());
@@ -157,6 +156,10 @@ mod tests {
         for (text, expected) in [
             (r#"[{"Name": "x"}]"#, "row 1: missing field `ID`"),
             (r#"[{"ID": ""}]"#, "row 1: \"ID\": is empty"),
+            (
+                r#"[{"ID": "a", "Image ID": "i"}, ["b", "ACTIVE", null, "i"]]"#,
+                "row 2: invalid type: sequence, expected an object",
+            ),
             (r#"[{"ID": "a", "Name": "x", "Image": "cirros"}]"#, "list the servers with --long"),
             (r#"[{"ID": "a", "Name": "x", "Status": "ACTIVE"}]"#, "list the servers with --long"),
             (r#"[{"ID": "a", "Name": "x", "Status": "active"}]"#, "is a list of images: give it to --images"),

@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::json;
+use super::json::{self, Object};
 use super::page::Page;
 use super::row::{Lacks, Row, Source};
 
 #[derive(Deserialize)]
 struct Answer {
-    servers: Option<Vec<Server>>,
-    servers_links: Option<Vec<Link>>,
+    servers: Option<Vec<Object<Server>>>,
+    servers_links: Option<Vec<Object<Link>>>,
     images: Option<IgnoredAny>,
 }
 
@@ -29,7 +29,6 @@ struct Link {
 
 /// Null is lacking throughout; nova itself writes `""` for none.
 #[derive(Deserialize)]
-#[serde(expecting = "an object")]
 struct Server {
     #[serde(deserialize_with = "json::id")]
     id: Box<str>,
@@ -46,8 +45,8 @@ struct Server {
     vm_state: Option<Box<str>>,
     #[serde(rename = "OS-EXT-STS:task_state")]
     task_state: Option<Box<str>>,
-    image: Option<OrEmpty<Image>>,
-    flavor: Option<Flavor>,
+    image: Option<OrEmpty<Object<Image>>>,
+    flavor: Option<Object<Flavor>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -70,13 +69,17 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
         "has no list of \"servers\": give what GET /servers/detail answers, or a list of instances",
     )?;
     let links = answer.servers_links.unwrap_or_default();
-    let next = links.iter().find(|it| &*it.rel == "next").map(|it| &*it.href);
-    let page = Page::new(next, servers.iter().map(|it| it.id.clone()).collect());
+    let next = links.iter().find(|it| &*it.0.rel == "next").map(|it| &*it.0.href);
+    let page = Page::new(next, servers.iter().map(|it| it.0.id.clone()).collect());
     let mut source = Source { page: Some(page), ..Source::default() };
-    for server in servers {
+    for Object(server) in servers {
+        let mut flavor = server.flavor.map(|it| it.0).unwrap_or_default();
         // No flavor is without CPUs: the SDK writes zeros for what the API did not tell.
-        let is_told = |flavor: &Flavor| !matches!(flavor.vcpus, Some(OrEmpty::Is(0)));
-        let flavor = server.flavor.filter(is_told).unwrap_or_default();
+        if matches!(flavor.vcpus, Some(OrEmpty::Is(0))) {
+            for size in [&mut flavor.swap, &mut flavor.ephemeral] {
+                size.take_if(|it| matches!(it, OrEmpty::Is(0)));
+            }
+        }
         let row = Row {
             uuid: Some(server.id),
             name: server.instance_name,
@@ -87,7 +90,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
                 swap: flavor.swap.is_none(),
                 ephemeral: flavor.ephemeral.is_none(),
             },
-            image_ref: server.image.and_then(OrEmpty::value).and_then(|image| image.id),
+            image_ref: server.image.and_then(OrEmpty::value).and_then(|image| image.0.id),
             kernel_id: server.kernel_id,
             ramdisk_id: server.ramdisk_id,
             vm_state: server.vm_state,
@@ -201,6 +204,8 @@ mod tests {
             (r#""swap": 0, "OS-FLV-EXT-DATA:ephemeral": 7"#, (None, false), (Some(7), false)),
             (r#""swap": 512, "ephemeral": 5"#, (Some(512), false), (Some(5), false)),
             (r#""swap": null"#, (None, true), (None, true)),
+            (r#""vcpus": 0, "swap": 512, "ephemeral": 0"#, (Some(512), false), (None, true)),
+            (r#""vcpus": 0, "swap": "", "ephemeral": 10"#, (None, false), (Some(10), false)),
         ] {
             let row = row(&format!(r#"{{"id": "a", "image": "", "flavor": {{{flavor}}}}}"#));
             assert_eq!((row.swap_mb, row.lacks.swap), swap, "{flavor}");
@@ -242,6 +247,10 @@ mod tests {
     #[test]
     fn errors_name_row_and_field_and_what_to_use_instead() {
         for (text, expected) in [
+            (
+                r#"{"servers": [], "servers_links": [["next"]]}"#,
+                "\"servers_links\": row 1: invalid type: sequence",
+            ),
             (r#"{"server": {}}"#, "has no list of \"servers\": give what GET /servers/detail answers"),
             (r#"{"servers": {}}"#, "\"servers\": invalid type: map"),
         ] {
@@ -251,6 +260,9 @@ mod tests {
         for (servers, expected) in [
             ("{}", "\"servers\": row 1: missing field `id`"),
             (r#"{"id": ""}"#, "row 1: \"id\": is empty"),
+            (r#"["a", "ACTIVE"]"#, "\"servers\": row 1: invalid type: sequence, expected an object"),
+            (r#"{"id": "a", "image": ["i"]}"#, "row 1: \"image\": expected an object (image)"),
+            (r#"{"id": "a", "flavor": [1, 2]}"#, "\"flavor\": invalid type: sequence, expected an object"),
             (r#"{"id": "a", "name": "x", "links": []}"#, "not GET /servers"),
             (r#"{"id": "a", "image": ""}, {"id": "b", "image": 3}"#, "row 2: \"image\": expected an object"),
             (r#"{"id": "a", "image": "b"}"#, "row 1: \"image\": expected an object (image)"),

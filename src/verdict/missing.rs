@@ -6,14 +6,21 @@ use std::ffi::{OsStr, OsString};
 use super::named::Names;
 use super::users::{Counted, IMAGE_USES, Users, shared_size};
 use super::{Code, Missing, Reason};
-use crate::cache_name::{CacheName, Kind, set_aside_name};
+use crate::cache_name::{CacheName, Kind, cache_file_name, set_aside_name};
 use crate::evidence::{Evidence, base_name};
+use crate::inventory::spellings;
 
 pub fn missing<'a>(evidence: &'a Evidence, users: &Users<'a>, names: &Names<'a>) -> Vec<Missing<'a>> {
     // One that cannot be examined is there, too, and one that is set aside only has to be put back.
     let has = |name: &OsStr| evidence.cache_file(name).is_some_and(|it| it.is_file || it.stat.is_none());
     let is_missing = |name: &OsStr| !has(name) && !has(&set_aside_name(name));
-    let images = users.images.iter().filter(|(name, _)| is_missing(OsStr::new(name)));
+    let images = users.images.iter().filter(|(name, image)| {
+        // Under the name of the id as it is told, unless another spelling's file is there.
+        let mut names = spellings(image.id).map(|id| cache_file_name(&id));
+        is_missing(OsStr::new(name))
+            && names.next().as_ref() == Some(name)
+            && names.all(|it| is_missing(OsStr::new(&it)))
+    });
     let images = images.flat_map(|(name, image)| {
         (0..IMAGE_USES.len()).filter_map(move |which| {
             let local = users.local(&image.users[which], |it| would_be_fetched(it, which, image.id));

@@ -321,10 +321,10 @@ impl<'a> Judge<'a, '_> {
             let uses = image.users.iter().enumerate();
             reasons.extend(uses.filter_map(|(which, users)| self.users.image_use(image.id, which, users)));
         }
-        if let Some(named) = self.names.by_name.get(name) {
-            reasons.extend(named.reasons(self.users));
-        } else if let Some((_, named)) = file.stat.and_then(|it| self.names.by_identity.get(&it.identity)) {
-            reasons.extend(named.same_file(self.users));
+        let by_name = self.names.by_name.get(name);
+        reasons.extend(by_name.into_iter().flat_map(|it| it.reasons(self.users)));
+        if let Some((_, named)) = file.stat.and_then(|it| self.names.by_identity.get(&it.identity)) {
+            reasons.extend(named.same_file(self.users, by_name));
         }
         if file.is_open_in_qemu && !matches!(kind, Kind::Other | Kind::SetAside) {
             reasons.push(Reason::new(Code::OpenInQemu, "a running QEMU has it open"));

@@ -12,6 +12,7 @@ use crate::inventory::{DomainDisk, Inventory};
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs them, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
 const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
+const CORRECT: &str = "correct the disk.info or the domain";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
 const LATER: &str = "run this again when fewer instances are being moved";
@@ -91,7 +92,7 @@ impl<'a> Names<'a> {
         for Place { path, directory, owners, is_unlisted } in users.places() {
             let counts = !(is_unlisted && policy.ignore_unlisted);
             // mkfs makes it, only root can read it, and nova never looks into it.
-            if path != "lost+found" && directory.problem.is_some() {
+            if base_name(Path::new(path)) != Some(OsStr::new("lost+found")) && directory.problem.is_some() {
                 let path = self.evidence.layout.instances_path.join(path);
                 self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }
@@ -105,18 +106,32 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn of_domain(&mut self, DomainDisk { path, is_volume, domain }: &'a DomainDisk) {
+    fn of_domain(&mut self, DomainDisk { path, is_volume, may_be_raw, domain }: &'a DomainDisk) {
         let by = By { disk: path, is_unlisted: false, owners: &[], blocks: true };
         // It may be a cache file itself.
         self.name(path, by);
-        let Some(disk) = self.evidence.references.get(path) else { return };
-        self.note(path, disk.problem.as_deref(), !is_volume && !disk.is_raw, UNDEFINE);
+        let evidence = self.evidence;
+        let Some(disk) = evidence.references.get(path) else {
+            let file = evidence.plain_cache_file(path);
+            return file.into_iter().for_each(|it| self.follow(&it.references, by));
+        };
+        self.note(path, disk.problem.as_deref(), !is_volume && !(disk.is_raw && *may_be_raw), UNDEFINE);
         if disk.is_missing {
             let error = format!("domain {domain} has it as a disk, and it does not exist");
             let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
             self.note(path, Some(&error), blocks, UNDEFINE);
         }
         self.of_disk(disk, by);
+        if disk.is_raw && !may_be_raw {
+            // QEMU goes by the domain. What was not read, since disk.info calls the disk raw, may stand on the cache.
+            let is_known = |it: &PathBuf| {
+                evidence.references.contains_key(it) || evidence.plain_cache_file(it).is_some()
+            };
+            let is_unread = !disk.references.iter().all(is_known);
+            let error = "raw by the disk.info beside it, and of another format by its domain";
+            self.note(path, is_unread.then_some(error), !is_volume, CORRECT);
+            self.follow(&disk.references, by);
+        }
     }
 
     fn of_disk(&mut self, disk: &'a Disk, by: By<'a, '_>) {
@@ -150,6 +165,12 @@ impl<'a> Names<'a> {
                     if !disk.is_raw {
                         next.push((&disk.references[..], reference.as_path()));
                     }
+                } else if let Some(file) = self.evidence.plain_cache_file(reference)
+                    && !file.references.is_empty()
+                    && seen.insert(reference)
+                {
+                    // Such a name is not among the references, but what the file stands on is.
+                    next.push((&file.references[..], reference.as_path()));
                 }
             }
             step = next.pop();
@@ -159,11 +180,10 @@ impl<'a> Names<'a> {
     fn name(&mut self, reference: &'a Path, by: By<'a, '_>) {
         let Some(base_name) = base_name(reference) else { return };
         let named = self.by_name.entry(base_name).or_default();
-        let is_readable = |it: &Disk| it.identity.is_some() && it.problem.is_none();
         // Asked until it is so, for a file may be named by every disk.
         named.is_of_cache = named.is_of_cache
             || is_named_as_cache(self.evidence, reference)
-                && !self.evidence.references.get(reference).is_some_and(is_readable);
+                && self.evidence.references.get(reference).is_none_or(|it| it.identity.is_none());
         named.add(by);
     }
 
@@ -175,8 +195,10 @@ impl<'a> Names<'a> {
 
     /// Notes a file that a disk stands on and that cannot be read, unless that cannot hide the name of a cache file.
     fn check_backing_file(&mut self, path: &Path, disk: &Disk, named_in: &Path) {
-        // In a cache directory that has moved: its base name is what counts.
-        if is_named_as_cache(self.evidence, path) {
+        // In a cache directory that has moved, and not to be opened: its base name is what counts. What is wrong with a
+        // file of this cache is noted with the cache.
+        let is_of_this_cache = |it| self.by_identity.contains_key(&it);
+        if is_named_as_cache(self.evidence, path) && disk.identity.is_none_or(is_of_this_cache) {
             return;
         }
         if !disk.is_raw {
@@ -216,9 +238,13 @@ impl<'a> Named<'a> {
         listed.into_iter().chain(unlisted)
     }
 
-    /// That disks lead to it by another name; `None` where none does.
-    pub fn same_file(&self, users: &Users<'a>) -> Option<Reason<'a>> {
-        let disks = [&self.disks[..], &self.unlisted_disks].concat();
+    /// That disks lead to it by another name, but for those that `by_name` has; `None` where none does.
+    pub fn same_file(&self, users: &Users<'a>, by_name: Option<&Self>) -> Option<Reason<'a>> {
+        let mut disks = [&self.disks[..], &self.unlisted_disks].concat();
+        let by_name = by_name.into_iter().flat_map(|it| it.disks.iter().chain(&it.unlisted_disks));
+        let by_name: HashSet<&OsStr> =
+            by_name.filter(|_| !disks.is_empty()).map(|it| it.as_os_str()).collect();
+        disks.retain(|it| !by_name.contains(it.as_os_str()));
         named_by(Code::SameFile, disks, users.ids(&self.instances))
     }
 }

@@ -230,6 +230,23 @@ fn where_sources_contradict_both_images_are_kept() {
 }
 
 #[test]
+fn a_row_of_a_name_alone_counts_though_another_cell_has_an_instance_of_that_name() {
+    let named = |row: Row| Row { name: Some("instance-1".into()), ..row };
+    let elsewhere = named(row("u", "elsewhere", "b"));
+    let state = |state: &str| Row { vm_state: Some(state.into()), ..named(row("", "", "a")) };
+    for (what, nameless, expected) in [
+        ("no state", named(row("", "", "a")), "in_use ImageInUse"),
+        ("active", state("active"), "in_use ImageInUse"),
+        ("shelved", state("shelved_offloaded"), "removable Unused"),
+        ("on another host", named(row("", "elsewhere", "a")), "removable Unused"),
+    ] {
+        let evidence = evidence(&[(A, 99 * HOUR)]);
+        let verdict = verdict_of(&evidence, &[nameless, elsewhere.clone()], &policy());
+        assert_eq!(verdict, format!("{A}: {expected}"), "{what}");
+    }
+}
+
+#[test]
 fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
     let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
     let on = |it: &str, name: &str| vec![disk(&format!("/i/{it}/disk"), &[name])];
@@ -295,7 +312,7 @@ fn the_cache_of_another_host_is_never_left_out() {
 #[test]
 fn one_thing_that_cannot_be_read_makes_nothing_removable() {
     type Change = fn(&mut Evidence);
-    let cases: [(&str, bool, Change); 14] = [
+    let cases: [(&str, bool, Change); 15] = [
         ("nothing wrong", true, |_| {}),
         ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
         ("a directory", false, |it| {
@@ -303,8 +320,10 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
             it.directories.get_mut(OsStr::new("u")).unwrap().problem = Some("EACCES".into());
         }),
         ("lost+found", true, |it| {
-            add(it, "lost+found", Vec::new());
-            it.directories.get_mut(OsStr::new("lost+found")).unwrap().problem = Some("EACCES".into());
+            for place in ["lost+found", "snapshots/lost+found"] {
+                add(it, place, Vec::new());
+                it.directories.get_mut(OsStr::new(place)).unwrap().problem = Some("EACCES".into());
+            }
         }),
         ("a link of a chain elsewhere", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/y"])]);
@@ -312,10 +331,6 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         }),
         ("a link of a chain that nothing reaches", true, |it| {
             leads(it, broken("/x/y"));
-        }),
-        ("a file of a cache that has moved", true, |it| {
-            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
-            leads(it, broken("/x/_base/y"));
         }),
         ("a file of the cache", true, |it| {
             let cache = it.cache.as_mut().unwrap();
@@ -333,6 +348,14 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
         ("a backing file in the instances path that is missing", true, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/i/v/y"])]);
             leads(it, missing("/i/v/y", &[]));
+        }),
+        ("a file of a cache elsewhere that is not understood", false, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
+            leads(it, broken("/x/_base/y"));
+        }),
+        ("a file of a cache elsewhere that cannot be opened", true, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
+            leads(it, Disk { identity: None, ..broken("/x/_base/y") });
         }),
         ("a listing that never settled", false, |it| it.has_settled = false),
         ("a file in the instances path itself", false, |it| add(it, "", vec![broken("/i/x.qcow2")])),
@@ -366,6 +389,47 @@ fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
     assert_eq!((reason.code, &reason.instances[..]), (Code::BackingFile, &["u"][..]));
     assert_eq!(reason.disks, [Path::new("/i/u/disk"), Path::new("/x/two")]);
     assert_eq!(judgement.files[1].verdict, Verdict::InUse);
+}
+
+#[test]
+fn what_is_missing_behind_a_cache_file_blocks_only_in_a_chain_of_a_disk() {
+    let b = format!("/i/_base/{B}");
+    for (what, names, domain, expected) in [
+        ("no disk names it", vec![], "", "removable"),
+        ("a disk names it plainly", vec![&*b], "", "unknown"),
+        ("a chain leads to it", vec!["/x/overlay"], "", "unknown"),
+        ("a domain has it as a disk", vec![], &b, "unknown"),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        let files = &mut evidence.cache.as_mut().unwrap().files;
+        files.get_mut(OsStr::new(B)).unwrap().references = vec!["/x/y".into()];
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &names)]);
+        leads(&mut evidence, disk("/x/overlay", &[&b]));
+        leads(&mut evidence, missing("/x/y", &[]));
+        let domain_disks = vec![domain].into_iter().filter(|it| !it.is_empty());
+        let domain_disks = domain_disks.map(|path| crate::inventory::DomainDisk {
+            path: path.into(),
+            is_volume: false,
+            may_be_raw: true,
+            domain: "d".into(),
+        });
+        let inventory = Inventory { domain_disks: domain_disks.collect(), ..Inventory::default() };
+        let verdicts = verdicts(&evidence, Some(&inventory), &policy());
+        assert_eq!(verdicts[0], format!("{A}: {expected} Unused"), "{what}");
+    }
+}
+
+#[test]
+fn a_file_of_this_cache_that_is_not_understood_blocks_nothing_by_either_name() {
+    for name in ["/i/_base", "/i/u/../_base"].map(|it| format!("{it}/{B}")) {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        let identity = evidence.cache_file(OsStr::new(B)).unwrap().stat.map(|it| it.identity);
+        if name.contains("..") {
+            leads(&mut evidence, Disk { identity, ..broken(&name) });
+        }
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[&name])]);
+        assert!(judge(&evidence, None, &policy(), NOW).is_complete(), "{name}");
+    }
 }
 
 #[test]
@@ -455,8 +519,12 @@ fn a_disk_of_a_domain_that_is_missing_blocks_unless_it_is_known_to_be_gone() {
             add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
         }
         leads(&mut evidence, missing(path, &[]));
-        let domain_disks =
-            vec![crate::inventory::DomainDisk { path: path.into(), is_volume, domain: "d".into() }];
+        let domain_disks = vec![crate::inventory::DomainDisk {
+            path: path.into(),
+            is_volume,
+            may_be_raw: true,
+            domain: "d".into(),
+        }];
         let inventory = Inventory { domain_disks, ..Inventory::default() };
         let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
         assert_eq!(judgement.is_complete(), complete, "{what}");
@@ -476,6 +544,19 @@ fn an_image_that_only_libvirt_names_is_missing_only_without_a_disk_on_the_cache(
         add(&mut evidence, "u", vec![disk("/i/u/disk", &[&format!("/x/{backing}")])]);
         let inventory = inventory(&rows);
         assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).missing.len(), expected, "{what}");
+    }
+}
+
+#[test]
+fn an_image_told_in_capitals_keeps_the_file_of_either_spelling() {
+    const CAPITAL: &str = "6dcd4ce23d88e2ee9568ba546c007c63d9131c1b"; // SHA-1 of "A"
+    for (files, missing) in [(vec![A], 0), (vec![CAPITAL], 0), (vec![A, CAPITAL], 0), (vec![], 1)] {
+        let evidence = evidence(&files.iter().map(|it| (*it, 99 * HOUR)).collect::<Vec<_>>());
+        let inventory = inventory(&[row("u", "here", "A")]);
+        let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+        assert!(judgement.files.iter().all(|it| it.verdict == Verdict::InUse), "{files:?}");
+        assert!(judgement.files.iter().all(|it| it.reasons[0].images == ["A"]), "{files:?}");
+        assert_eq!(judgement.missing.len(), missing, "{files:?}");
     }
 }
 
@@ -524,6 +605,22 @@ fn an_unlisted_directory_has_its_size_and_what_it_keeps() {
     };
     assert_eq!(judgement.unlisted_directories, [expected]);
     assert_eq!(judge(&evidence, None, &policy(), NOW).unlisted_directories, []);
+    // A disk that is the file itself, which another disk names.
+    let identity = evidence.cache_file(OsStr::new(A)).unwrap().stat.map(|it| it.identity);
+    add(&mut evidence, "v_del", vec![Disk { identity, ..disk("/i/v_del/disk", &[]) }]);
+    let judgement = judge(&evidence, Some(&empty), &policy(), NOW);
+    let keeps: Vec<_> = judgement.unlisted_directories.iter().map(|it| it.keeps.len()).collect();
+    assert_eq!(keeps, [1, 1]);
+}
+
+#[test]
+fn a_name_that_leads_to_the_file_by_identity_as_well_is_one_reason() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    let identity = evidence.cache_file(OsStr::new(A)).unwrap().stat.map(|it| it.identity);
+    let name = format!("/i/u/../_base/{A}");
+    leads(&mut evidence, Disk { identity, ..disk(&name, &[]) });
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &[&name])]);
+    assert_eq!(verdicts(&evidence, None, &policy()), [format!("{A}: in_use BackingFile")]);
 }
 
 #[test]
@@ -571,8 +668,12 @@ fn what_cannot_be_read_is_told_once_and_blocks_if_it_does_for_anybody() {
     let named = disk("/i/u/disk", &["/i/a/disk", "/i/v/disk", "/x/gone"]);
     add(&mut evidence, "u", vec![named, disk("/i/u/disk.swap", &["/x/gone"])]);
     leads(&mut evidence, missing("/x/gone", &[]));
-    let domain_disks =
-        vec![crate::inventory::DomainDisk { path: "/x/gone".into(), is_volume: true, domain: "d".into() }];
+    let domain_disks = vec![crate::inventory::DomainDisk {
+        path: "/x/gone".into(),
+        is_volume: true,
+        may_be_raw: true,
+        domain: "d".into(),
+    }];
     let inventory = Inventory { domain_disks, ..inventory(&[row("u", "here", "b")]) };
     let policy = Policy { ignore_unlisted: true, ..policy() };
     let judgement = judge(&evidence, Some(&inventory), &policy, NOW);
@@ -618,9 +719,40 @@ fn a_disk_of_a_domain_that_cannot_be_read_blocks_unless_it_is_a_volume_or_raw() 
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR)]);
         leads(&mut evidence, disk);
-        let domain_disks =
-            vec![crate::inventory::DomainDisk { path: "/x/disk".into(), is_volume, domain: "d".into() }];
+        let domain_disks = vec![crate::inventory::DomainDisk {
+            path: "/x/disk".into(),
+            is_volume,
+            may_be_raw: true,
+            domain: "d".into(),
+        }];
         let inventory = Inventory { domain_disks, ..Inventory::default() };
+        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
+    }
+}
+
+#[test]
+fn a_disk_that_the_domain_calls_qcow2_is_not_raw_whatever_disk_info_says() {
+    let raw = |names: &[&str]| Disk { is_raw: true, ..disk("/i/u/disk", names) };
+    let problem = Disk { problem: Some("QED".into()), ..raw(&[]) };
+    for (what, disk, may_be_raw, complete) in [
+        ("not understood", problem.clone(), false, false),
+        ("not understood, raw", problem, true, true),
+        ("a name that was not followed", raw(&["/x/y"]), false, false),
+        ("a name that was not followed, raw", raw(&["/x/y"]), true, true),
+        ("a name that others have, and that is missing", raw(&["/x/z"]), false, false),
+        ("a name in the cache", raw(&[&format!("/i/_base/{B}")]), false, true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        add(&mut evidence, "u", vec![disk.clone()]);
+        leads(&mut evidence, disk);
+        leads(&mut evidence, missing("/x/z", &[]));
+        let disk = crate::inventory::DomainDisk {
+            path: "/i/u/disk".into(),
+            is_volume: false,
+            may_be_raw,
+            domain: "d".into(),
+        };
+        let inventory = Inventory { domain_disks: vec![disk], ..Inventory::default() };
         assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
     }
 }
@@ -630,7 +762,8 @@ fn a_file_of_a_cache_elsewhere_is_missing_here_unless_it_can_be_read_there() {
     let there = format!("/x/_base/{B}");
     for (what, file, expected) in [
         ("read", disk(&there, &[]), 0),
-        ("not understood", broken(&there), 1),
+        ("not understood", broken(&there), 0),
+        ("not opened", Disk { identity: None, ..broken(&there) }, 1),
         ("not there", missing(&there, &[]), 1),
     ] {
         let mut evidence = evidence(&[]);

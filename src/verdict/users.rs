@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use super::{Code, Policy, Reason, several};
 use crate::cache_name::{CacheName, Kind, cache_file_name};
 use crate::evidence::{Directory, Evidence};
-use crate::inventory::{Instance, Inventory, Row};
+use crate::inventory::{Instance, Inventory, Row, spellings};
 
 pub struct Users<'a> {
     evidence: &'a Evidence,
@@ -18,7 +18,7 @@ pub struct Users<'a> {
     pub counted: Vec<Counted<'a>>,
     /// The instances that have each directory, as indices into `counted`.
     owners: Vec<Vec<usize>>,
-    /// Used images by the fingerprint of their id.
+    /// Used images by the fingerprint of their id, in every spelling.
     pub images: BTreeMap<String, ImageUse<'a>>,
     /// The instances that have swap or an ephemeral disk of a size, as indices into `counted`.
     pub sizes: BTreeMap<(Code, u64), Vec<usize>>,
@@ -56,6 +56,7 @@ pub const IMAGE_USES: [(Code, ImageField, &str); 3] = [
 
 #[derive(Default)]
 pub struct ImageUse<'a> {
+    /// As a source spells it.
     pub id: &'a str,
     /// Indices into the counted instances, for each of `IMAGE_USES`.
     pub users: [Vec<usize>; IMAGE_USES.len()],
@@ -175,16 +176,25 @@ impl<'a> Users<'a> {
 }
 
 fn images<'a>(counted: &[Counted<'a>]) -> BTreeMap<String, ImageUse<'a>> {
-    let mut images: HashMap<&'a str, ImageUse<'a>> = HashMap::new();
+    let mut images: HashMap<Cow<'a, str>, ImageUse<'a>> = HashMap::new();
     for (index, Counted { instance, .. }) in counted.iter().enumerate() {
         for (which, (_, field, _)) in IMAGE_USES.into_iter().enumerate() {
             for id in instance.values(|row| field(row).as_deref()) {
-                let image = images.entry(id).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
-                image.users[which].push(index);
+                for spelling in spellings(id) {
+                    let is_as_told = spelling == id;
+                    let image =
+                        images.entry(spelling).or_insert_with(|| ImageUse { id, ..ImageUse::default() });
+                    if is_as_told {
+                        image.id = id;
+                    }
+                    if image.users[which].last() != Some(&index) {
+                        image.users[which].push(index);
+                    }
+                }
             }
         }
     }
-    images.into_iter().map(|(id, image)| (cache_file_name(id), image)).collect()
+    images.into_iter().map(|(id, image)| (cache_file_name(&id), image)).collect()
 }
 
 fn sizes(counted: &[Counted<'_>]) -> BTreeMap<(Code, u64), Vec<usize>> {
@@ -210,6 +220,12 @@ pub fn shared_size(name: CacheName<'_>) -> Option<(Code, u64)> {
 
 /// Rule 1 of the evidence, but for the instance's directory.
 fn counts_without_directory(instance: &Instance, is_here: bool, evidence: &Evidence) -> bool {
+    // Another cell may have an instance of that name, whose host is not this one's.
+    let is_name_alone = |row: &Row| row.uuid.is_none() && row.host.is_none();
+    let may_have_files = |row: &Row| !row.vm_state.as_deref().is_some_and(has_no_files);
+    if instance.rows.iter().any(|it| is_name_alone(it) && may_have_files(it)) {
+        return true;
+    }
     if instance.hosts().next().is_none() {
         return instance.vm_states().next().is_none() || !instance.vm_states().all(has_no_files);
     }
@@ -235,9 +251,3 @@ fn has_no_files(vm_state: &str) -> bool {
 /// What nova adds to the name of a directory during a resize (nova's `get_instance_path` and `_resize` in
 /// nova/virt/libvirt/driver.py). Looked for whatever the instance's state, for not every source tells states.
 const RESIZED: &[u8] = b"_resize";
-
-/// A name as its source writes it, and in lower case where that differs.
-fn spellings(name: &str) -> impl Iterator<Item = Cow<'_, str>> {
-    let lower = name.bytes().any(|it| it.is_ascii_uppercase()).then(|| name.to_ascii_lowercase().into());
-    std::iter::once(Cow::from(name)).chain(lower)
-}
