@@ -71,10 +71,11 @@ fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
     let jobs = domain.parent_element().and_then(|status| child(status, "blockjobs"));
     for disk in devices.chain(jobs) {
         let is_volume = child(disk, "serial").is_some();
-        let paths = disk.descendants().filter_map(path).map(PathBuf::from);
-        let paths =
-            paths.chain(disk.descendants().filter_map(in_pool)).filter(|it| !it.as_os_str().is_empty());
-        disks.extend(paths.map(|path| DomainDisk { path, is_volume, domain: id.into() }));
+        disks.extend(disk.descendants().filter_map(|node| {
+            let path = path(node).filter(|it| !it.is_empty()).map(PathBuf::from).or_else(|| in_pool(node))?;
+            let may_be_raw = format(node).is_none_or(|it| it == "raw");
+            Some(DomainDisk { path, is_volume, may_be_raw, domain: id.into() })
+        }));
     }
     disks
 }
@@ -82,14 +83,19 @@ fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
 /// The path that an element of a disk names. A raw block device is a volume, and has no backing file.
 fn path<'a>(node: Node<'a, '_>) -> Option<&'a str> {
     match node.tag_name().name() {
-        "source" => node.attribute("file").or_else(|| {
-            let owner = node.parent_element()?;
-            let format = child(owner, "driver").or_else(|| child(owner, "format"));
-            node.attribute("dev").filter(|_| format.and_then(|it| it.attribute("type")) != Some("raw"))
-        }),
+        "source" => {
+            node.attribute("file").or_else(|| node.attribute("dev").filter(|_| format(node) != Some("raw")))
+        }
         "mirror" => node.attribute("file"),
         _ => None,
     }
+}
+
+/// The image format that is given to what an element of a disk names. A filesystem's driver has a type of another kind.
+fn format<'a>(node: Node<'a, '_>) -> Option<&'a str> {
+    let owner = if node.has_tag_name("mirror") { node } else { node.parent_element()? };
+    let given = child(owner, "driver").or_else(|| child(owner, "format"));
+    given.and_then(|it| it.attribute("format").or(it.attribute("type"))).or(owner.attribute("format"))
 }
 
 /// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that cannot be read.
@@ -158,6 +164,8 @@ fn size(flavor: Option<Node<'_, '_>>, name: &str) -> Result<Option<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn domain(namespace: &str, nova: &str) -> String {
@@ -236,7 +244,7 @@ mod tests {
             <disk type="network"><source protocol="rbd" name="vms/x"/></disk>
             <disk type="block"><source dev="/dev/any"/></disk><disk type="file"><source file=""/></disk>
             <filesystem type="file"><source file="/fs"/></filesystem>
-            <filesystem type="block"><driver type="loop" format="raw"/><source dev="/dev/fs"/></filesystem>
+            <filesystem type="block"><driver type="nbd" format="qcow2"/><source dev="/dev/fs"/></filesystem>
             <filesystem type="mount"><source dir="/not/a/disk"/></filesystem>
             <interface><source file="/not/a/disk" dev="eth0"/></interface></devices></domain>"#;
         let text = format!(
@@ -244,8 +252,13 @@ mod tests {
             <source file="/job"/><backingStore type="file"><source file="/job.base"/></backingStore></disk></chains>
             </blockjob></blockjobs></domstatus>"#
         );
-        let disks: Vec<_> =
-            parsed(&text).domain_disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
+        let disks = parsed(&text).domain_disks;
+        let may_be_raw: Vec<_> = disks.iter().filter(|it| it.may_be_raw).map(|it| &*it.path).collect();
+        assert_eq!(
+            may_be_raw,
+            ["/i/_base/0d5e", "/nfs/volume", "/dev/any", "/fs", "/job.base"].map(Path::new)
+        );
+        let disks: Vec<_> = disks.into_iter().map(|it| (it.path, it.is_volume)).collect();
         let expected = [
             ("/i/u/disk", false),
             ("/i/_base/0d5e", false),

@@ -341,12 +341,18 @@ mod tests {
         let disk = |path: &str, is_volume, domain: &str| DomainDisk {
             path: path.into(),
             is_volume,
+            may_be_raw: false,
             domain: domain.into(),
         };
         let domain_disks =
             vec![disk("/b", true, "u"), disk("/a", true, "u"), disk("/a", false, "v"), disk("/b", true, "t")];
         let merged = Inventory::merge(vec![("l".into(), Source { domain_disks, ..Source::default() })]);
         assert_eq!(merged.domain_disks, [disk("/a", false, "v"), disk("/b", true, "t")]);
+        let [raw, other] = [("u", true), ("v", false)]
+            .map(|(domain, may_be_raw)| DomainDisk { may_be_raw, ..disk("/a", false, domain) });
+        let domain_disks = vec![raw, other.clone()];
+        let merged = Inventory::merge(vec![("l".into(), Source { domain_disks, ..Source::default() })]);
+        assert_eq!(merged.domain_disks, [other]);
     }
 
     const DOMAIN: &str = r#"<domain><name>n</name><uuid>u</uuid><metadata>

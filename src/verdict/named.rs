@@ -12,6 +12,7 @@ use crate::inventory::{DomainDisk, Inventory};
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs them, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
 const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
+const CORRECT: &str = "correct the disk.info or the domain";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
 const LATER: &str = "run this again when fewer instances are being moved";
@@ -105,24 +106,33 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn of_domain(&mut self, DomainDisk { path, is_volume, domain }: &'a DomainDisk) {
+    fn of_domain(&mut self, DomainDisk { path, is_volume, may_be_raw, domain }: &'a DomainDisk) {
         let by = By { disk: path, is_unlisted: false, owners: &[], blocks: true };
         // It may be a cache file itself.
         self.name(path, by);
-        let Some(disk) = self.evidence.references.get(path) else {
-            return self
-                .evidence
-                .plain_cache_file(path)
-                .into_iter()
-                .for_each(|it| self.follow(&it.references, by));
+        let evidence = self.evidence;
+        let Some(disk) = evidence.references.get(path) else {
+            let file = evidence.plain_cache_file(path);
+            return file.into_iter().for_each(|it| self.follow(&it.references, by));
         };
-        self.note(path, disk.problem.as_deref(), !is_volume && !disk.is_raw, UNDEFINE);
+        let is_raw = disk.is_raw && *may_be_raw;
+        self.note(path, disk.problem.as_deref(), !is_volume && !is_raw, UNDEFINE);
         if disk.is_missing {
             let error = format!("domain {domain} has it as a disk, and it does not exist");
             let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
             self.note(path, Some(&error), blocks, UNDEFINE);
         }
         self.of_disk(disk, by);
+        if disk.is_raw && !may_be_raw {
+            // QEMU goes by the domain. What was not read, since disk.info calls the disk raw, may stand on the cache.
+            let is_known = |it: &PathBuf| {
+                evidence.references.contains_key(it) || evidence.plain_cache_file(it).is_some()
+            };
+            let is_unread = !disk.references.iter().all(is_known);
+            let error = "raw by the disk.info beside it, and of another format by its domain";
+            self.note(path, is_unread.then_some(error), !is_volume, CORRECT);
+            self.follow(&disk.references, by);
+        }
     }
 
     fn of_disk(&mut self, disk: &'a Disk, by: By<'a, '_>) {

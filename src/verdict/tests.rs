@@ -410,6 +410,7 @@ fn what_is_missing_behind_a_cache_file_blocks_only_in_a_chain_of_a_disk() {
         let domain_disks = domain_disks.map(|path| crate::inventory::DomainDisk {
             path: path.into(),
             is_volume: false,
+            may_be_raw: true,
             domain: "d".into(),
         });
         let inventory = Inventory { domain_disks: domain_disks.collect(), ..Inventory::default() };
@@ -518,8 +519,12 @@ fn a_disk_of_a_domain_that_is_missing_blocks_unless_it_is_known_to_be_gone() {
             add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
         }
         leads(&mut evidence, missing(path, &[]));
-        let domain_disks =
-            vec![crate::inventory::DomainDisk { path: path.into(), is_volume, domain: "d".into() }];
+        let domain_disks = vec![crate::inventory::DomainDisk {
+            path: path.into(),
+            is_volume,
+            may_be_raw: true,
+            domain: "d".into(),
+        }];
         let inventory = Inventory { domain_disks, ..Inventory::default() };
         let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
         assert_eq!(judgement.is_complete(), complete, "{what}");
@@ -663,8 +668,12 @@ fn what_cannot_be_read_is_told_once_and_blocks_if_it_does_for_anybody() {
     let named = disk("/i/u/disk", &["/i/a/disk", "/i/v/disk", "/x/gone"]);
     add(&mut evidence, "u", vec![named, disk("/i/u/disk.swap", &["/x/gone"])]);
     leads(&mut evidence, missing("/x/gone", &[]));
-    let domain_disks =
-        vec![crate::inventory::DomainDisk { path: "/x/gone".into(), is_volume: true, domain: "d".into() }];
+    let domain_disks = vec![crate::inventory::DomainDisk {
+        path: "/x/gone".into(),
+        is_volume: true,
+        may_be_raw: true,
+        domain: "d".into(),
+    }];
     let inventory = Inventory { domain_disks, ..inventory(&[row("u", "here", "b")]) };
     let policy = Policy { ignore_unlisted: true, ..policy() };
     let judgement = judge(&evidence, Some(&inventory), &policy, NOW);
@@ -710,9 +719,40 @@ fn a_disk_of_a_domain_that_cannot_be_read_blocks_unless_it_is_a_volume_or_raw() 
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR)]);
         leads(&mut evidence, disk);
-        let domain_disks =
-            vec![crate::inventory::DomainDisk { path: "/x/disk".into(), is_volume, domain: "d".into() }];
+        let domain_disks = vec![crate::inventory::DomainDisk {
+            path: "/x/disk".into(),
+            is_volume,
+            may_be_raw: true,
+            domain: "d".into(),
+        }];
         let inventory = Inventory { domain_disks, ..Inventory::default() };
+        assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
+    }
+}
+
+#[test]
+fn a_disk_that_the_domain_calls_qcow2_is_not_raw_whatever_disk_info_says() {
+    let raw = |names: &[&str]| Disk { is_raw: true, ..disk("/i/u/disk", names) };
+    let problem = Disk { problem: Some("QED".into()), ..raw(&[]) };
+    for (what, disk, may_be_raw, complete) in [
+        ("not understood", problem.clone(), false, false),
+        ("not understood, raw", problem, true, true),
+        ("a name that was not followed", raw(&["/x/y"]), false, false),
+        ("a name that was not followed, raw", raw(&["/x/y"]), true, true),
+        ("a name that others have, and that is missing", raw(&["/x/z"]), false, false),
+        ("a name in the cache", raw(&[&format!("/i/_base/{B}")]), false, true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        add(&mut evidence, "u", vec![disk.clone()]);
+        leads(&mut evidence, disk);
+        leads(&mut evidence, missing("/x/z", &[]));
+        let disk = crate::inventory::DomainDisk {
+            path: "/i/u/disk".into(),
+            is_volume: false,
+            may_be_raw,
+            domain: "d".into(),
+        };
+        let inventory = Inventory { domain_disks: vec![disk], ..Inventory::default() };
         assert_eq!(judge(&evidence, Some(&inventory), &policy(), NOW).is_complete(), complete, "{what}");
     }
 }
