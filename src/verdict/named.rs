@@ -115,7 +115,8 @@ impl<'a> Names<'a> {
             let file = evidence.plain_cache_file(path);
             return file.into_iter().for_each(|it| self.follow(&it.references, by));
         };
-        self.note(path, disk.problem.as_deref(), !is_volume && !(disk.is_raw && *may_be_raw), UNDEFINE);
+        let is_raw = disk.is_raw && *may_be_raw;
+        self.note(path, disk.problem.as_deref(), !is_volume && !is_raw, UNDEFINE);
         if disk.is_missing {
             let error = format!("domain {domain} has it as a disk, and it does not exist");
             let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
