@@ -7,7 +7,7 @@
 //! (`F_OFD_SETLK`): the same conflicts, but it belongs to the descriptor.
 //!
 //! nova unlinks lock files without holding them. A lock on a file without a name excludes nobody who comes later: so a lock
-//! counts only while its descriptor is what the path names ([`HeldLock::is_current`]).
+//! counts only while its descriptor is what the path names, the directory of locks included ([`HeldLock::is_current`]).
 //!
 //! Two prunes on two hosts: flock(2) on NFS is a record lock on the server since Linux 2.6.12. Where a filesystem keeps it
 //! to one host, nova's locks on the files remain: whoever comes second finds the file gone.

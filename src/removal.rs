@@ -16,8 +16,8 @@
 //!    and on a network filesystem because other hosts find a file by its old name until their caches expire. The
 //!    comparison after the rename is there because precaching may put a new file in place between the first comparison
 //!    and the rename.
-//! 5. *Gather and judge again, everything from scratch.* What is not removable any more is put back; everything is, where
-//!    the evidence is incomplete now, or where a name in use has come to lead nowhere.
+//! 5. *Gather and judge again, everything from scratch*, libvirt's domains included. What is not removable any more is put
+//!    back; everything is, where the evidence is incomplete now, or where a name in use has come to lead nowhere.
 //! 6. *Unlink the rest*, if it is still the same file and its locks still stand. Their lock files go last, while they are
 //!    still held, but for those that somebody waits for.
 //!
@@ -57,7 +57,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind, set_aside_name};
-use crate::errors::{advice, cannot};
+use crate::errors::{advice, cannot, cause};
 use crate::evidence::{
     Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular, type_of,
 };
@@ -171,7 +171,7 @@ impl Removal<'_> {
                 Ok(PutBack::NameTaken) => format!("{NAME_TAKEN}: move that away"),
                 // A prune that does not see our lock, as on another host, has done it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return None,
-                Err(error) => format!("{error}: {}", advice(&error)),
+                Err(error) => in_words(&error),
             },
         };
         Some(Warning::SetAsideLeft { path, why })
@@ -382,7 +382,7 @@ impl Removal<'_> {
         match self.stat(judged.name) {
             Ok(Some(stat)) if is_as_judged(judged, &stat) => {}
             Ok(_) => return Some(changed(&path)),
-            Err(error) => return Some(failed(&path, error)),
+            Err(error) => return Some(failed(&path, in_words(&error))),
         }
         let error = self.rename(judged.name, &set_aside_name(judged.name)).err()?;
         if error.raw_os_error() == Some(libc::EEXIST) {
@@ -390,7 +390,7 @@ impl Removal<'_> {
             return Some(Done::because(Outcome::Changed, format!("{why}: run prune again later")));
         }
         // It may have been renamed all the same.
-        let done = failed(&path, format!("cannot rename it: {error}: {}", advice(&error)));
+        let done = failed(&path, format!("cannot rename it: {}", in_words(&error)));
         let is_aside = self.stat(&set_aside_name(judged.name)).is_ok_and(|it| it.is_some());
         Some(if is_aside { self.put_back_because(judged.name, done) } else { done })
     }
@@ -412,17 +412,22 @@ impl Removal<'_> {
             Ok(Some(opened)) => opened,
             Ok(None) => return Some(changed(&path)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Some(changed(&path)),
-            Err(error) => return Some(failed(&path, error)),
+            Err(error) => return Some(failed(&path, in_words(&error))),
         };
         if !judged.file.stat.is_some_and(|it| it.is_unchanged(&opened.stat)) {
             return Some(changed(&path));
         }
         let user = match users {
             Ok(users) => users.get(&opened.stat.identity),
-            Err(error) => return Some(failed(&path, format!("cannot see who has it open: {error}"))),
+            Err(error) => {
+                return Some(failed(
+                    &path,
+                    format!("cannot see who has it open: {error}: check that /proc is mounted"),
+                ));
+            }
         };
         match is_open_in_qemu(&opened.file) {
-            Err(error) => Some(failed(&path, format!("cannot ask for QEMU's locks: {error}"))),
+            Err(error) => Some(failed(&path, format!("cannot ask for QEMU's locks: {}", in_words(&error)))),
             Ok(false) if user.is_none() => None,
             Ok(_) => {
                 let who = user.map_or("a running QEMU", |it| it);
@@ -455,7 +460,7 @@ impl Removal<'_> {
         let why_not = match self.stat(&aside) {
             Ok(Some(stat)) if is_as_judged(judged, &stat) => self.why_not_locked(judged.name, held),
             Ok(_) => Some(changed(&path)),
-            Err(error) => Some(failed(&path, error)),
+            Err(error) => Some(failed(&path, in_words(&error))),
         };
         if let Some(done) = why_not {
             return self.put_back_because(judged.name, done);
@@ -466,10 +471,7 @@ impl Removal<'_> {
             Ok(()) => Done::plain(Outcome::Removed),
             // NFS may lose the answer to what it has done.
             Err(_) if matches!(self.stat(&aside), Ok(None)) => Done::plain(Outcome::Removed),
-            Err(error) => {
-                let why = format!("{error}: {}", advice(&error));
-                self.put_back_because(judged.name, failed(&path, why))
-            }
+            Err(error) => self.put_back_because(judged.name, failed(&path, in_words(&error))),
         }
     }
 
@@ -613,6 +615,10 @@ fn made_again(who: &str) -> String {
 
 fn changed(path: &str) -> Done {
     Done::because(Outcome::Changed, format!("{path} is no longer the file that was judged"))
+}
+
+fn in_words(error: &io::Error) -> String {
+    format!("{}: {}", cause(error), advice(error))
 }
 
 fn failed(path: &str, why: impl std::fmt::Display) -> Done {
