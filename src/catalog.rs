@@ -1,6 +1,6 @@
 //! Which image a cache file belongs to, and whether it could be downloaded again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 
 use crate::cache_name::{CacheName, Kind};
@@ -17,7 +17,8 @@ pub struct Catalog<'a> {
 
 impl<'a> Catalog<'a> {
     pub fn new(list: Option<&'a Images>, inventory: Option<&Inventory>) -> Self {
-        let mut by_id: HashMap<&str, Image> = HashMap::new();
+        // In order, for two ids may be the same in lower case.
+        let mut by_id: BTreeMap<&str, Image> = BTreeMap::new();
         for row in inventory.iter().flat_map(|it| &it.instances).flat_map(|it| &it.rows) {
             let images =
                 [(&row.image_ref, &row.image_name), (&row.kernel_id, &None), (&row.ramdisk_id, &None)];

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
+use crate::cache_name::set_aside_name;
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
 use crate::time::{ForPeople, Timestamp};
@@ -133,7 +134,8 @@ impl Plan {
 
     /// Notes which files the plan would remove that the cache no longer has.
     pub fn gone(&self, judgement: &Judgement<'_>) -> impl Iterator<Item = Warning> {
-        let gone = self.files.keys().filter(|name| judgement.file(name).is_none());
+        let has = |name: &OsStr| judgement.file(name).is_some();
+        let gone = self.files.keys().filter(move |name| !has(name) && !has(&set_aside_name(name)));
         gone.map(|name| Warning::NotInCache { name: name.display().to_string() })
     }
 

@@ -77,14 +77,14 @@ fn identity_of(path: &Path) -> Option<Identity> {
 fn descriptors_of(process: &Path) -> Vec<PathBuf> {
     let of = |thread: &Path| {
         let directory = thread.join("fd");
-        entries(&directory).into_iter().map(|it| directory.join(it)).collect::<Vec<_>>()
+        names(&directory).map(|them| them.into_iter().map(|it| directory.join(it)).collect::<Vec<_>>())
     };
-    let descriptors = of(process);
+    let Ok(descriptors) = of(process) else { return Vec::new() };
     if !descriptors.is_empty() {
         return descriptors;
     }
     let threads = process.join("task");
-    entries(&threads).iter().flat_map(|thread| of(&threads.join(thread))).collect()
+    entries(&threads).iter().flat_map(|thread| of(&threads.join(thread))).flatten().collect()
 }
 
 /// None of a directory that may not be looked at.

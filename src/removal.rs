@@ -84,7 +84,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-const NAME_TAKEN: &str = "what has its name now is no regular file";
+const NAME_TAKEN: &str = "a link, a directory or a special file has its name now";
 
 /// Open files that the rest of the program may need beside the locks of a batch.
 const SPARE_DESCRIPTORS: usize = 256;
@@ -122,7 +122,7 @@ enum PutBack {
     Dropped,
     /// A new file has the name by now, and somebody has the one set aside open.
     StaysOpen(String),
-    /// What has the name by now is no file: the one set aside may be the only copy, and stays.
+    /// What has the name by now is no regular file: the one set aside may be the only copy, and stays.
     NameTaken,
 }
 
@@ -361,7 +361,9 @@ impl Removal<'_> {
         locks_of(name).into_iter().find_map(|lock| match held.get(lock) {
             Some(Ok(lock)) if lock.is_current(self.locks) => None,
             Some(Err(not_held)) => Some(not_held.clone()),
-            Some(Ok(_)) | None => Some(NotHeld::Busy("nova has replaced its lock file".into())),
+            Some(Ok(_)) | None => {
+                Some(NotHeld::Busy("its lock file, or the directory of locks, was replaced".into()))
+            }
         })
     }
 
@@ -386,8 +388,10 @@ impl Removal<'_> {
         }
         let error = self.rename(judged.name, &set_aside_name(judged.name)).err()?;
         if error.raw_os_error() == Some(libc::EEXIST) {
-            let why = format!("{path} stays, for an earlier file of its name is still set aside");
-            return Some(Done::because(Outcome::Changed, format!("{why}: run prune again later")));
+            let aside = self.path(&set_aside_name(judged.name));
+            let why = format!("{path} stays, for an earlier file of its name is still set aside as {aside}");
+            let advice = "run prune again later, or move that away if it is no file";
+            return Some(Done::because(Outcome::Changed, format!("{why}: {advice}")));
         }
         // It may have been renamed all the same.
         let done = failed(&path, format!("cannot rename it: {}", in_words(&error)));
@@ -496,7 +500,9 @@ impl Removal<'_> {
             }
             // Whoever removed it left nothing to put back.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return done,
-            Err(error) => format!("it stays set aside ({error}): run prune again to put it back"),
+            Err(error) => {
+                format!("it stays set aside ({}): then run prune again to put it back", in_words(&error))
+            }
         };
         let why = done.error.map(|it| format!("{it}; ")).unwrap_or_default();
         Done::because(Outcome::Failed, format!("{why}{more}"))

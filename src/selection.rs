@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use crate::cache_name::{CacheName, SET_ASIDE, cache_file_name, set_aside_name};
+use crate::cache_name::{CacheName, Kind, SET_ASIDE, cache_file_name, set_aside_name};
 use crate::catalog::Catalog;
+use crate::inventory::spellings;
 
 /// The fewest hex digits that stand for a name.
 const SHORTEST_PREFIX: usize = 8;
@@ -49,12 +50,17 @@ impl Selection {
         Ok((selection, unknown))
     }
 
-    /// Adds what a word means; `false` where nothing knows it. A file is known by its own name while it is set aside, too.
+    /// Adds what a word means; `false` where nothing knows it. A file is known by both its
+    /// names while it is set aside, and for whoever put it back, after that.
     fn add(&mut self, word: &OsStr, known: &Known<'_>) -> Result<bool> {
         let path = Path::new(word);
         let name = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) if parent == known.cache_dir => name,
             _ => word,
+        };
+        let name = match CacheName::parse(name) {
+            CacheName { kind: Kind::SetAside, of, .. } => OsStr::new(of),
+            _ => name,
         };
         let aside = set_aside_name(name);
         if known.names.contains(name) || known.names.contains(aside.as_os_str()) {
@@ -64,7 +70,7 @@ impl Selection {
             return Ok(true);
         }
         if let Some(id) = word.to_str().filter(|it| !it.is_empty() && known.has_image(it)) {
-            self.fingerprints.insert(cache_file_name(id));
+            self.fingerprints.extend(spellings(id).map(|it| cache_file_name(&it)));
             return Ok(true);
         }
         let images = known.images_of_prefix(name);
@@ -79,9 +85,11 @@ impl Selection {
 
 impl<'a> Known<'a> {
     pub fn has_image(&self, id: &str) -> bool {
-        let fingerprint = &*cache_file_name(id);
-        self.catalog.by_fingerprint(fingerprint).is_some()
-            || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
+        spellings(id).any(|id| {
+            let fingerprint = &*cache_file_name(&id);
+            self.catalog.by_fingerprint(fingerprint).is_some()
+                || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
+        })
     }
 
     /// The names that begin with these hex digits, by the image that they belong to.
@@ -163,6 +171,26 @@ mod tests {
             );
         }
         assert!(Selection::resolve(&["86f7e437".into()], &known).is_err());
+        // The other way round, as for the prune that has put it back.
+        let known = Known {
+            cache_dir: "/i/_base".into(),
+            names: [OsStr::new(A)].into(),
+            catalog: &Catalog::default(),
+        };
+        let (selection, unknown) = Selection::resolve(std::slice::from_ref(a), &known).unwrap();
+        assert!(unknown.is_empty() && selection.contains(OsStr::new(A)));
+    }
+
+    #[test]
+    fn an_id_in_capitals_means_the_files_of_its_lower_case_too() {
+        // That of "a".
+        let known = Known {
+            cache_dir: "/i/_base".into(),
+            names: [OsStr::new(A)].into(),
+            catalog: &Catalog::default(),
+        };
+        let (selection, unknown) = Selection::resolve(&["A".into()], &known).unwrap();
+        assert!(unknown.is_empty() && selection.contains(OsStr::new(A)));
     }
 
     #[test]

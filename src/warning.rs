@@ -93,7 +93,7 @@ warnings! {
     SetAsideDropped { path: String }, "set_aside_dropped", "warning",
         "{path}, which a prune that was killed had set aside, was removed, for a new file has its name";
     TouchFailed { path: String, error: String, more: usize }, "touch_failed", "warning",
-        "cannot set the mtime of {path}, which is in use: {error}{}, so it counts as old as soon as it is unused: check \
+        "cannot set the mtime of {path}, which is in use: {error}{}, so its age grows while it is in use: check \
          who owns it, and that it is not immutable (lsattr)",
         and_more(*more);
     GoalMissed { short_bytes: u64 }, "goal_missed", "warning",

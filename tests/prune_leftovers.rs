@@ -125,12 +125,12 @@ fn where_something_else_has_the_name_what_was_aside_stays() {
         let (it, files) = left();
         act(&it.world.base(&files[1]));
         let run = it.world.prune(NO_ARGS).exits(0);
-        assert!(run.stderr.contains("no regular file: move that away"), "{run:#?}");
+        assert!(run.stderr.contains("or a special file has its name now: move that away"), "{run:#?}");
         assert!(aside(&it.world, &files[1]).exists());
 
         let (it, files) = InUse::with_three();
         let run = it.while_aside(&files[2], &[], || act(&it.world.base(&files[1]))).exits(1);
-        run.told(&files[1], "failed", &["stays set aside", "no regular file", "move that away"]);
+        run.told(&files[1], "failed", &["stays set aside", "has its name now", "move that away"]);
         assert!(aside(&it.world, &files[1]).exists());
     }
 }

@@ -293,6 +293,18 @@ fn a_file_that_the_disk_of_a_new_domain_names_stays_and_the_others_go() {
 }
 
 #[test]
+fn where_the_domains_cannot_be_read_again_everything_is_put_back() {
+    let (it, files) = InUse::with_three();
+    let folder = it.world.outside().join("qemu");
+    fs_err::create_dir(&folder).unwrap();
+    fs_err::write(folder.join("first.xml"), domain("u", "", "")).unwrap();
+    let vanish = || fs_err::rename(&folder, it.world.outside().join("gone")).unwrap();
+    let run = it.while_aside(&files[2], &["--libvirt", folder.to_str().unwrap()], vanish).exits(1);
+    run.told(&files[1], "changed", &["the evidence is incomplete", "--libvirt", "qemu"]);
+    it.has(files);
+}
+
+#[test]
 fn where_the_evidence_becomes_incomplete_everything_is_put_back_and_the_prune_ends() {
     type Act = fn(&InUse);
     let acts: [(&str, &str, Act); 4] = [

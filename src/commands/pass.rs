@@ -141,9 +141,9 @@ impl<'a> Pass<'a> {
     /// The inventory with the domains that libvirt has by now. What is not a file or a folder, as a pipe, was read to its
     /// end.
     pub fn inventory_again(&self) -> Result<Option<Cow<'_, Inventory>>> {
-        let can_be_read_again =
-            |it: &&PathBuf| fs_err::metadata(it).is_ok_and(|it| it.is_file() || it.is_dir());
-        let again: Vec<PathBuf> = self.judging.libvirt.iter().filter(can_be_read_again).cloned().collect();
+        // What has gone is an error.
+        let was_a_pipe = |it: &Path| fs_err::metadata(it).is_ok_and(|it| !it.is_file() && !it.is_dir());
+        let again: Vec<PathBuf> = self.judging.libvirt.iter().filter(|it| !was_a_pipe(it)).cloned().collect();
         let Some(inventory) = self.inventory() else { return Ok(None) };
         if again.is_empty() {
             return Ok(Some(Cow::Borrowed(inventory)));

@@ -200,22 +200,24 @@ impl Command<'_> {
             *incomplete = unreadable;
             SecondLook::Incomplete(why.unwrap_or_default())
         };
-        let failed = |error: anyhow::Error| {
-            let path = self.pass.layout.instances_path.clone();
+        let failed = |path: &Path, error: anyhow::Error| {
+            let path = path.to_owned();
             vec![Unreadable { path, error: format!("{error:#}"), blocks: true, advice: "run this again" }]
         };
+        let instances_path = &self.pass.layout.instances_path;
+        let libvirt = self.args.judging.libvirt.first().unwrap_or(instances_path);
         let inventory = match self.pass.inventory_again() {
             Ok(inventory) => inventory,
-            Err(error) => return all_stay(failed(error)),
+            Err(error) => return all_stay(failed(libvirt, error)),
         };
         let evidence = match self.pass.gather_again(set_aside, inventory.as_deref()) {
             Ok(evidence) => evidence,
-            Err(error) => return all_stay(failed(error)),
+            Err(error) => return all_stay(failed(instances_path, error)),
         };
         let is_same = removal.check_same(&evidence);
         let found = match is_same.and_then(|()| self.judge_by(&evidence, inventory.as_deref())) {
             Ok(found) => found,
-            Err(error) => return all_stay(failed(error)),
+            Err(error) => return all_stay(failed(instances_path, error)),
         };
         if !found.judgement.is_complete() {
             return all_stay(found.judgement.blocking().cloned().collect());

@@ -147,7 +147,7 @@ fn rows(domain: Node<'_, '_>, instance: Node<'_, '_>, host: &str) -> Result<Vec<
     // From 2025.2 on nova:image may name the image that a volume was made of: nova fetches it for no disk.
     let image = image.filter(|_| root_type != Some("volume"));
     let images = [root, image].into_iter().flatten().filter_map(|it| it.attribute("uuid"));
-    let mut images: Vec<_> = images.filter(|id| !id.is_empty()).collect();
+    let mut images: Vec<_> = images.map(str::trim).filter(|id| !is_none(id)).collect();
     images.dedup();
     if images.is_empty() {
         return Ok(vec![row]);
@@ -220,7 +220,8 @@ mod tests {
                 false,
             ),
             (r#"<nova:root type="volume" uuid="v"/><nova:image uuid="j"/>"#.into(), vec![None], false),
-            (format!(r#"{flavor}<nova:image uuid="j"/>"#), vec![Some("j")], false),
+            (format!(r#"{flavor}<nova:image uuid=" j "/>"#), vec![Some("j")], false),
+            (format!(r#"{flavor}<nova:image uuid="None"/>"#), vec![None], false),
             (flavor.into(), vec![None], false),
             (String::new(), vec![None], true),
         ] {

@@ -13,7 +13,7 @@ mod server_list;
 mod servers_detail;
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -134,6 +134,9 @@ fn lacking(instances: &[Instance]) -> Vec<Warning> {
 /// twenty times their size.
 const MOST_OF_DOMAIN: u64 = 1 << 20;
 
+/// The most blanks before it that text under another name than `*.xml` may have, to be taken for XML.
+const MOST_BLANKS: u64 = 512;
+
 /// A file and its bytes.
 type Text = (PathBuf, Vec<u8>);
 
@@ -178,11 +181,8 @@ impl Texts {
         for (path, files) in self.libvirt {
             let mut all: Option<Source> = None;
             for (file, text) in files {
-                let source = match parse_domain(&text, host) {
-                    // A backup, or what libvirt is just writing: the domain itself has a file of its own.
-                    Err(_) if file != path && !is_named_as_xml(&file) => continue,
-                    source => source.with_context(|| format!("--libvirt {}", file.display()))?,
-                };
+                let source =
+                    parse_domain(&text, host).with_context(|| format!("--libvirt {}", file.display()))?;
                 if let Some(source) = source {
                     let all = all.get_or_insert_default();
                     all.rows.extend(source.rows);
@@ -220,7 +220,7 @@ pub fn parse(text: &[u8]) -> Result<Source> {
 }
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
-/// the same files, and what looks like XML under another name. What else is in a folder does not matter: libvirt keeps its
+/// the same files, and what begins as XML under a name without `.xml`. What else is in a folder does not matter: libvirt keeps its
 /// networks there too.
 fn read_domains(path: &Path) -> Result<Vec<Text>> {
     let metadata = fs_err::metadata(path).map_err(|error| {
@@ -237,6 +237,8 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
             names.extend(listed.into_iter().map(|name| folder.join(name)));
         }
     }
+    // A backup, or what libvirt is just writing: the domain itself has a file of its own, or is gone.
+    names.retain(|it| it.extension().is_some_and(|it| it == "xml") || !it.to_string_lossy().contains(".xml"));
     names.sort_unstable();
     let mut files = Vec::new();
     for file in names {
@@ -249,25 +251,21 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
         if !is_file {
             continue;
         }
-        match read_domain(&file) {
-            Ok(text) if is_named_as_xml(&file) || text.trim_ascii_start().starts_with(b"<") => {
-                files.push((file, text));
-            }
-            Err(error) if is_named_as_xml(&file) => return Err(error),
-            _ => {}
+        let flags = OFlag::O_NONBLOCK.bits();
+        let mut opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file)?;
+        if file.extension().is_some_and(|it| it == "xml") || begins_as_xml(&mut opened)? {
+            let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
+            files.push((file, text));
         }
     }
     Ok(files)
 }
 
-fn is_named_as_xml(file: &Path) -> bool {
-    file.extension().is_some_and(|it| it == "xml")
-}
-
-fn read_domain(file: &Path) -> Result<Vec<u8>> {
-    let flags = OFlag::O_NONBLOCK.bits();
-    let opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(file)?;
-    read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())
+fn begins_as_xml(file: &mut fs_err::File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(MOST_BLANKS).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start.trim_ascii_start().starts_with(b"<"))
 }
 
 #[cfg(test)]
@@ -389,9 +387,10 @@ mod tests {
         fs_err::write(path("n.xml"), DOMAIN).unwrap();
         fs_err::write(path("notes.txt"), "no XML").unwrap();
         fs_err::write(path("broken.xml.new"), "<domain>").unwrap();
-        fs_err::write(path("large"), format!("{DOMAIN}{}", " ".repeat(1 << 20))).unwrap();
+        fs_err::write(path("large.xml~"), format!("{DOMAIN}{}", " ".repeat(1 << 20))).unwrap();
         let backup = DOMAIN.replace(">u<", ">v<").replace("/i/u/disk", "/i/v/disk");
-        fs_err::write(path("n.xml.bak"), format!("\n{backup}")).unwrap();
+        fs_err::write(path("n.xml.bak"), DOMAIN.replace(">u<", ">w<")).unwrap();
+        fs_err::write(path("dumped"), format!("\n{backup}")).unwrap();
         fs_err::write(path("networks/default.xml"), "no XML").unwrap();
         fs_err::write(path("network.xml"), "<network/>").unwrap();
         fs_err::os::unix::fs::symlink(path("n.xml"), path("autostart/n.xml")).unwrap();
@@ -403,6 +402,9 @@ mod tests {
         assert_eq!(inventory.domain_disks.len(), 2);
         assert_eq!(inventory.warnings, []);
         assert_eq!(inventory.instances[0].hosts().collect::<Vec<_>>(), ["h"]);
+        fs_err::write(path("dumped"), &backup[..backup.len() / 2]).unwrap();
+        let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
+        assert!(error.contains("dumped: is not valid XML"), "{error}");
         let empty = path("empty").display().to_string();
         assert_eq!(load(&[path("empty")]).unwrap().warnings, [Warning::NoDomains { path: empty }]);
     }

@@ -111,10 +111,7 @@ impl<'a> Names<'a> {
         // It may be a cache file itself.
         self.name(path, by);
         let evidence = self.evidence;
-        let Some(disk) = evidence.references.get(path) else {
-            let file = evidence.plain_cache_file(path);
-            return file.into_iter().for_each(|it| self.follow(&it.references, by));
-        };
+        let Some(disk) = evidence.references.get(path) else { return };
         let is_raw = disk.is_raw && *may_be_raw;
         self.note(path, disk.problem.as_deref(), !is_volume && !is_raw, UNDEFINE);
         if disk.is_missing {
@@ -166,12 +163,6 @@ impl<'a> Names<'a> {
                     if !disk.is_raw {
                         next.push((&disk.references[..], reference.as_path()));
                     }
-                } else if let Some(file) = self.evidence.plain_cache_file(reference)
-                    && !file.references.is_empty()
-                    && seen.insert(reference)
-                {
-                    // Such a name is not among the references, but what the file stands on is.
-                    next.push((&file.references[..], reference.as_path()));
                 }
             }
             step = next.pop();
@@ -242,11 +233,16 @@ impl<'a> Named<'a> {
     /// That disks lead to it by another name, but for those that `by_name` has; `None` where none does.
     pub fn same_file(&self, users: &Users<'a>, by_name: Option<&Self>) -> Option<Reason<'a>> {
         let mut disks = [&self.disks[..], &self.unlisted_disks].concat();
-        let by_name = by_name.into_iter().flat_map(|it| it.disks.iter().chain(&it.unlisted_disks));
-        let by_name: HashSet<&OsStr> =
-            by_name.filter(|_| !disks.is_empty()).map(|it| it.as_os_str()).collect();
-        disks.retain(|it| !by_name.contains(it.as_os_str()));
-        named_by(Code::SameFile, disks, users.ids(&self.instances))
+        if disks.is_empty() {
+            return None;
+        }
+        let known = by_name.into_iter().flat_map(|it| it.disks.iter().chain(&it.unlisted_disks));
+        let known_disks: HashSet<&OsStr> = known.map(|it| it.as_os_str()).collect();
+        disks.retain(|it| !known_disks.contains(it.as_os_str()));
+        let known_instances = by_name.map_or(&[][..], |it| &it.instances);
+        let instances: Vec<usize> =
+            self.instances.iter().filter(|it| !known_instances.contains(it)).copied().collect();
+        named_by(Code::SameFile, disks, users.ids(&instances))
     }
 }
 
