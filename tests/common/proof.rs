@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::prune::{
     aside, chown_all, copy_tree, finish, is_full, lock_file, names, nova_user, plain_file, prune_command,
-    untouched,
+    untouched, with_outcome,
 };
 use crate::common::steps::Ended;
 use crate::common::{DAY, Entry, HOST, Snapshot, World, list, overlay, set_age, text};
@@ -113,7 +113,11 @@ impl Scene {
     /// One more prune that nobody disturbs, after which nothing is left over.
     #[track_caller]
     pub fn pruned_again(&self) {
-        let run = finish(&mut self.prune(&[]));
+        let mut run = finish(&mut self.prune(&[]));
+        // What another test has just forked has, until it runs its program, every file open that is being read here.
+        if !with_outcome(&run, "open").is_empty() {
+            run = finish(&mut self.prune(&[]));
+        }
         assert_eq!(run.code, 0, "the prune after it: {run:#?}");
         for directory in ["", "_base"] {
             let names = names(&self.world.path(directory));
