@@ -50,8 +50,8 @@ impl Selection {
         Ok((selection, unknown))
     }
 
-    /// Adds what a word means; `false` where nothing knows it. A file is known by both its
-    /// names while it is set aside, and for whoever put it back, after that.
+    /// Adds what a word means; `false` where nothing knows it. A file that is set aside, or was put back just now, is
+    /// known by both names.
     fn add(&mut self, word: &OsStr, known: &Known<'_>) -> Result<bool> {
         let path = Path::new(word);
         let name = match (path.parent(), path.file_name()) {

@@ -42,6 +42,7 @@ impl Signals {
 
 /// Beyond the limit of a file's size a write is an error like any other, not the end of the process.
 pub fn ignore_file_size_limit() {
+    // If that fails, the limit ends the process as it would without this.
     flag::register(libc::SIGXFSZ, Arc::default()).ok();
 }
 

@@ -7,6 +7,8 @@ use crate::common::prune::{
     InUse, Running, aside, finish, inject, lock_file, names, plain_file, prune_command, under_strace,
     wait_until, with_outcome,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::common::steps::{self, Action, Watch};
 use crate::common::{DAY, NO_ARGS, Run, Snapshot, overlay};
 
 #[test]
@@ -119,22 +121,26 @@ fn a_file_of_which_the_filesystem_cannot_say_whether_it_is_open_fails_and_the_ot
     }
 }
 
+/// A prune of three files, and what happens at its first call of that name on the one in the middle, which is aside then.
 #[cfg(target_arch = "x86_64")]
-#[test]
-fn a_file_that_cannot_be_opened_while_it_is_aside_fails_and_the_others_go() {
-    use crate::common::steps::{Action, Watch, run};
-
-    let (it, files) = InUse::with_three();
+fn acted_on(it: &InUse, files: &[String; 3], call: &str, action: Action<'_>) -> Run {
     // The first prune of a path makes other calls.
     it.world.prune(NO_ARGS).exits(0);
     it.three_files();
-    let calls = run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls;
+    let calls = steps::run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls;
     let aside = aside(&it.world, &files[1]).display().to_string();
-    let opening = calls.iter().find(|it| it.name() == "openat" && it.on == aside).unwrap();
+    let at = calls.iter().find(|it| it.name() == call && it.on == aside).unwrap();
     it.three_files();
-    let action = Action::Fail(nix::errno::Errno::EIO);
-    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(opening.place, action));
-    let run = Run { code: ended.code.unwrap(), stdout: ended.stdout, stderr: ended.stderr }.exits(1);
+    let ended = steps::run(&prune_command(&it.world, NO_ARGS), Watch::acting(at.place, action));
+    assert!(ended.reached.is_some(), "{ended:?}");
+    Run { code: ended.code.unwrap(), stdout: ended.stdout, stderr: ended.stderr }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_file_that_cannot_be_opened_while_it_is_aside_fails_and_the_others_go() {
+    let (it, files) = InUse::with_three();
+    let run = acted_on(&it, &files, "openat", Action::Fail(nix::errno::Errno::EIO)).exits(1);
     it.only_this_stays(&run, &files[1], "failed", "Input/output error");
 }
 
@@ -142,20 +148,9 @@ fn a_file_that_cannot_be_opened_while_it_is_aside_fails_and_the_others_go() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_file_that_is_gone_when_its_removal_fails_is_removed() {
-    use crate::common::steps::{Action, Watch, run};
-
     let (it, files) = InUse::with_three();
-    it.world.prune(NO_ARGS).exits(0);
-    it.three_files();
-    let calls = run(&prune_command(&it.world, NO_ARGS), Watch::recording()).calls;
-    let aside = aside(&it.world, &files[1]);
-    let removal =
-        calls.iter().find(|it| it.name() == "unlinkat" && it.on == aside.to_str().unwrap()).unwrap();
-    it.three_files();
-    let act = || fs_err::remove_file(&aside).unwrap();
-    let ended = run(&prune_command(&it.world, NO_ARGS), Watch::acting(removal.place, Action::stop(act)));
-    assert!(ended.reached.is_some());
-    let run = Run { code: ended.code.unwrap(), stdout: ended.stdout, stderr: ended.stderr }.exits(0);
+    let act = || fs_err::remove_file(aside(&it.world, &files[1])).unwrap();
+    let run = acted_on(&it, &files, "unlinkat", Action::stop(act)).exits(0);
     assert_eq!(with_outcome(&run, "removed"), files.into());
 }
 

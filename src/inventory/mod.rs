@@ -220,8 +220,8 @@ pub fn parse(text: &[u8]) -> Result<Source> {
 }
 
 /// Reads a domain XML file, or those of a folder: the `*.xml` directly in it and in its `autostart`, whose links lead to
-/// the same files, and what begins as XML under a name without `.xml`. What else is in a folder does not matter: libvirt keeps its
-/// networks there too.
+/// the same files, and what begins as XML under a name without `.xml`. What else is in a folder does not matter: libvirt
+/// keeps its networks there too.
 fn read_domains(path: &Path) -> Result<Vec<Text>> {
     let metadata = fs_err::metadata(path).map_err(|error| {
         let error = anyhow::Error::from(error);
@@ -238,7 +238,10 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
         }
     }
     // A backup, or what libvirt is just writing: the domain itself has a file of its own, or is gone.
-    names.retain(|it| it.extension().is_some_and(|it| it == "xml") || !it.to_string_lossy().contains(".xml"));
+    let is_named_so = |it: &Path| it.extension().is_some_and(|it| it == "xml");
+    let has_it_in_its_name =
+        |it: &Path| it.file_name().is_some_and(|name| name.to_string_lossy().contains(".xml"));
+    names.retain(|it| is_named_so(it) || !has_it_in_its_name(it));
     names.sort_unstable();
     let mut files = Vec::new();
     for file in names {
@@ -253,7 +256,7 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
         }
         let flags = OFlag::O_NONBLOCK.bits();
         let mut opened = fs_err::OpenOptions::new().read(true).custom_flags(flags).open(&file)?;
-        if file.extension().is_some_and(|it| it == "xml") || begins_as_xml(&mut opened)? {
+        if is_named_so(&file) || begins_as_xml(&mut opened)? {
             let text = read_file(opened, MOST_OF_DOMAIN).with_context(|| file.display().to_string())?;
             files.push((file, text));
         }
@@ -379,7 +382,8 @@ mod tests {
 
     #[test]
     fn a_folder_of_domains_is_read_once_and_nothing_else_in_it() {
-        let folder = tempfile::tempdir().unwrap();
+        // The name of the folder itself does not matter.
+        let folder = tempfile::Builder::new().suffix(".xml.d").tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in ["autostart", "networks", "folder.xml", "empty"] {
             fs_err::create_dir(path(name)).unwrap();

@@ -114,7 +114,7 @@ impl Scene {
     #[track_caller]
     pub fn pruned_again(&self) {
         let mut run = finish(&mut self.prune(&[]));
-        // What another test has just forked has, until it runs its program, every file open that is being read here.
+        // What another test has just forked may have a file open that was being read here, until it runs its program.
         if !with_outcome(&run, "open").is_empty() {
             run = finish(&mut self.prune(&[]));
         }
