@@ -89,6 +89,8 @@ fn join(mut rows: Vec<Row>) -> Vec<Instance> {
     // By uuid, then by name; rows without a uuid come first. Two sources may say the very same.
     rows.sort_unstable();
     rows.dedup();
+    // Copied, their texts lie in this order in memory, and all that follows reads them in this order.
+    let mut rows = rows.clone();
     let with_uuid = rows.split_off(rows.partition_point(|row| row.uuid.is_none()));
     let has_names_alone = !rows.is_empty();
     let mut instances: Vec<Instance> = Vec::new();

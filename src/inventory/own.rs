@@ -13,7 +13,8 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
     let rows: Vec<Row> = rows.into_iter().map(|Object(row)| row.normalized()).collect();
     let mut numbers = HashMap::with_capacity(rows.len());
     // One that has a uuid in another row is the same instance by its name.
-    let with_uuid = rows.iter().zip(1..).filter(|(row, _)| row.uuid.is_some());
+    let has_names_alone = rows.iter().any(|row| row.uuid.is_none());
+    let with_uuid = rows.iter().zip(1..).filter(|(row, _)| has_names_alone && row.uuid.is_some());
     let named: HashMap<_, _> =
         with_uuid.filter_map(|(row, number)| Some((row.name.as_ref()?, number))).collect();
     for (row, number) in rows.iter().zip(1..) {

@@ -1,9 +1,11 @@
 //! JSON: one object, its lists sorted by name; nova-imagecache-json(5) describes every field.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -13,7 +15,7 @@ use crate::cache_name::{CacheName, Kind};
 use crate::catalog::Catalog;
 use crate::outcome::Outcome;
 use crate::schema::SCHEMA_VERSION;
-use crate::verdict::{Reason, Verdict};
+use crate::verdict::{Code, Reason, Verdict};
 
 /// Writes what `fname` found.
 pub fn fname(output: &mut dyn Write, files: &[ImageFile]) -> io::Result<()> {
@@ -83,7 +85,7 @@ fn add_head(head: &mut Value, pass: &Pass<'_>) {
 fn add_lists(tail: &mut Value, pass: &Pass<'_>, catalog: &Catalog<'_>) {
     let missing = pass.missing.iter().map(|it| {
         let mut missing = named(&it.name);
-        missing["reasons"] = reasons(&it.reasons);
+        missing["reasons"] = json!(reasons(&it.reasons));
         missing["image"] = json!(catalog.image(&it.name));
         missing["downloadable"] = json!(catalog.downloadable(&it.name, CacheName::parse(&it.name).kind));
         missing
@@ -113,7 +115,7 @@ fn totals<K: Copy + Ord + Serialize>(
     json!(keys.iter().map(|key| (*key, total(*key))).collect::<BTreeMap<K, Total>>())
 }
 
-fn file(it: &Entry<'_>, report: &Report<'_>) -> Value {
+fn file<'a>(it: &Entry<'a>, report: &Report<'_>) -> File<'a> {
     let kind = it.file.kind(it.name);
     let stat = it.file.stat;
     let fingerprint = CacheName::parse(it.name).fingerprint.filter(|_| kind != Kind::Other);
@@ -127,29 +129,26 @@ fn file(it: &Entry<'_>, report: &Report<'_>) -> Value {
     file["fingerprint"] = json!(fingerprint);
     file["image"] = json!(fingerprint.and_then(|_| report.catalog.image(it.name)));
     file["downloadable"] = json!(report.downloadable(it));
+    let mut done = json!({});
     if let Some(judged) = it.judged {
         file["minimum_age_seconds"] = json!(judged.minimum_age.map(|it| it.as_secs()));
         file["verdict"] = json!(judged.verdict);
-        file["reasons"] = reasons(&judged.reasons);
     }
-    if let Some(done) = it.done {
-        file["outcome"] = json!(done.outcome);
-        file["error"] = json!(done.error);
+    if let Some(it) = it.done {
+        done = json!({ "outcome": it.outcome, "error": it.error });
     }
-    file
+    File { facts: file, reasons: it.judged.map(|it| reasons(&it.reasons)), done }
 }
 
-fn reasons(reasons: &[Reason<'_>]) -> Value {
-    let reason = |it: &Reason<'_>| {
-        json!({
-            "code": it.code,
-            "text": it.text,
-            "images": it.images,
-            "instances": it.instances,
-            "disks": it.disks.iter().map(|it| it.to_string_lossy()).collect::<Value>(),
-        })
+fn reasons<'a>(reasons: &'a [Reason<'a>]) -> Vec<PrintedReason<'a>> {
+    let printed = |Reason { code, text, images, instances, disks }: &'a Reason<'a>| PrintedReason {
+        code: *code,
+        text,
+        images,
+        instances,
+        disks,
     };
-    reasons.iter().map(reason).collect()
+    reasons.iter().map(printed).collect()
 }
 
 /// The name of a file; one that is not UTF-8 in hex too.
@@ -167,9 +166,35 @@ fn hex(name: &OsStr) -> Option<String> {
     name.to_str().is_none().then(hex)
 }
 
+/// A file of the cache. The reasons name every instance and disk, so that they are not copied before they are written.
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(flatten)]
+    facts: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasons: Option<Vec<PrintedReason<'a>>>,
+    #[serde(flatten)]
+    done: Value,
+}
+
+#[derive(Serialize)]
+struct PrintedReason<'a> {
+    code: Code,
+    text: &'a str,
+    images: &'a [&'a str],
+    instances: &'a [&'a str],
+    #[serde(serialize_with = "lossy")]
+    disks: &'a [&'a Path],
+}
+
+fn lossy<S: Serializer>(paths: &[&Path], serializer: S) -> Result<S::Ok, S::Error> {
+    // What is UTF-8 is found to be so faster by `to_str`.
+    serializer.collect_seq(paths.iter().map(|it| it.to_str().map_or_else(|| it.to_string_lossy(), Cow::from)))
+}
+
 /// What is printed. The list of files is made as it is written, so that it does not stand in memory.
 #[derive(Serialize)]
-struct Document<F: Fn() -> I, I: Iterator<Item = Value>> {
+struct Document<F: Fn() -> I, I: Iterator<Item: Serialize>> {
     #[serde(flatten)]
     head: Value,
     #[serde(serialize_with = "each")]
@@ -178,7 +203,7 @@ struct Document<F: Fn() -> I, I: Iterator<Item = Value>> {
     tail: Value,
 }
 
-fn each<S: Serializer, I: Iterator<Item = Value>>(
+fn each<S: Serializer, I: Iterator<Item: Serialize>>(
     items: impl Fn() -> I,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

@@ -217,7 +217,7 @@ impl<'a> Named<'a> {
     fn add(&mut self, by: By<'a, '_>) {
         self.instances.extend(by.owners);
         let disks = if by.is_unlisted { &mut self.unlisted_disks } else { &mut self.disks };
-        if disks.last().map(|it| it.as_os_str()) != Some(by.disk.as_os_str()) {
+        if !disks.last().is_some_and(|it| std::ptr::eq(*it, by.disk)) {
             disks.push(by.disk);
         }
     }
@@ -247,8 +247,11 @@ impl<'a> Named<'a> {
 }
 
 fn named_by<'a>(code: Code, mut disks: Vec<&'a Path>, instances: Vec<&'a str>) -> Option<Reason<'a>> {
-    disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
-    disks.dedup_by_key(|it| it.as_os_str());
+    // Directories are read in their order.
+    if !disks.is_sorted_by(|a, b| a.as_os_str() < b.as_os_str()) {
+        disks.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        disks.dedup_by_key(|it| it.as_os_str());
+    }
     let by = several("disk", &disks.iter().map(|it| it.display()).collect::<Vec<_>>());
     let text = match (code, disks.len()) {
         (_, 0) => return None,
