@@ -21,6 +21,9 @@ const ON_OTHERS: &str = "blkdebug blklogwrites blkreplay blkverify bochs cloop c
                          dmg luks parallels preallocate qcow qcow2 qed quorum raw snapshot-access throttle vdi vhdx \
                          vmdk";
 
+/// Those of them that read a format of their own.
+const FORMATS: &str = "bochs cloop dmg luks parallels qcow qcow2 qed vdi vhdx vmdk";
+
 /// How deep `json:` names may stand in each other.
 const DEEPEST: usize = 8;
 
@@ -29,6 +32,8 @@ const DEEPEST: usize = 8;
 pub struct Meaning {
     /// Local files, as written: absolute, or relative to the directory of the file that names them.
     pub files: Vec<PathBuf>,
+    /// The format that a `json:` name tells.
+    pub format: Option<String>,
     /// Why there may be local files that are not among them.
     pub problem: Option<String>,
 }
@@ -36,7 +41,7 @@ pub struct Meaning {
 /// Reads a name.
 pub fn parse(name: &[u8]) -> Meaning {
     // Nearly every name means one file, and a list that grows begins with room for four.
-    let mut meaning = Meaning { files: Vec::with_capacity(1), problem: None };
+    let mut meaning = Meaning { files: Vec::with_capacity(1), ..Meaning::default() };
     meaning.add_name(name, 0);
     meaning
 }
@@ -114,7 +119,17 @@ impl Meaning {
             match (option, value) {
                 ("driver", Value::String(driver)) if is_one_of(driver, NOT_FILES) => remote = true,
                 ("driver", Value::String(driver)) if is_one_of(driver, PATHS) => {}
-                ("driver", Value::String(driver)) if is_one_of(driver, ON_OTHERS) => {}
+                ("driver", Value::String(driver)) if is_one_of(driver, ON_OTHERS) => {
+                    // One image may be the content of another.
+                    if is_one_of(driver, FORMATS) && self.format.replace(driver.clone()).is_some() {
+                        self.unknown("an image within an image".into());
+                    }
+                }
+                ("offset", Value::Number(_) | Value::String(_))
+                    if value != "0" && value.as_u64() != Some(0) =>
+                {
+                    self.unknown("an image that does not begin where its file does".into());
+                }
                 ("driver", Value::String(driver)) => self.unknown(format!("unknown driver {driver:?}")),
                 // The latter two are those of blkdebug and blkverify.
                 ("filename" | "x-image" | "x-raw", Value::String(file)) => {
@@ -128,7 +143,7 @@ impl Meaning {
                     }
                 }
                 ("file" | "backing" | "data-file", Value::String(node)) if !node.is_empty() => {
-                    self.unknown(format!("a reference to node {node:?}, which only QEMU can resolve"));
+                    self.unknown(reference_to(node));
                 }
                 (_, Value::Object(nested)) => remote |= self.add_options(nested, depth),
                 (_, Value::Array(items)) => {
@@ -136,6 +151,7 @@ impl Meaning {
                         match item {
                             Value::Object(nested) => remote |= self.add_options(nested, depth),
                             Value::Array(_) => self.unknown("a list within a list".into()),
+                            Value::String(node) => self.unknown(reference_to(node)),
                             _ => {}
                         }
                     }
@@ -157,6 +173,10 @@ impl Meaning {
     fn unknown(&mut self, why: String) {
         self.problem.get_or_insert(why);
     }
+}
+
+fn reference_to(node: &str) -> String {
+    format!("a reference to node {node:?}, which only QEMU can resolve")
 }
 
 /// Splits a name that begins with a protocol, as QEMU's `path_has_protocol` tells it.
@@ -204,8 +224,9 @@ mod tests {
             (r#"json:{"driver":"raw","file":{"driver":"rbd","pool":"p","image":"i"}}"#, vec![]),
             (r#"json:{"file":{"driver":"nbd","server":{"type":"unix","path":"/s"}},"backing":null}"#, vec![]),
         ] {
-            let files = files.into_iter().map(PathBuf::from).collect();
-            assert_eq!(parse(name.as_bytes()), Meaning { files, problem: None }, "{name}");
+            let files: Vec<_> = files.into_iter().map(PathBuf::from).collect();
+            let meaning = parse(name.as_bytes());
+            assert_eq!((meaning.files, meaning.problem), (files, None), "{name}");
         }
     }
 
@@ -246,6 +267,11 @@ mod tests {
             r#"json:{"driver":"qcow2","file":"node0"}"#,
             r#"json:{"driver":"qcow2","file":{"filename":"/b"},"backing":"node0"}"#,
             r#"json:{"driver":"surprise","file":{"filename":"/b"}}"#,
+            r#"json:{"driver":"quorum","children":[{"file":{"filename":"/b"}},"node0"]}"#,
+            r#"json:{"driver":"qcow2","file":{"driver":"raw","offset":512,"file":{"filename":"/b"}}}"#,
+            r#"json:{"driver":"raw","offset":"512","file":{"filename":"/b"}}"#,
+            r#"json:{"driver":"qcow2","file":{"driver":"luks","file":{"filename":"/b"}}}"#,
+            r#"json:{"driver":"qcow2","file.driver":"qcow2","file.file.filename":"/b"}"#,
         ] {
             assert!(parse(name.as_bytes()).problem.is_some(), "{name}");
         }
@@ -253,6 +279,15 @@ mod tests {
             format!("json:{}", serde_json::json!({"file": {"filename": inner}}))
         });
         assert!(parse(nested.as_bytes()).problem.is_some());
+    }
+
+    #[test]
+    fn a_json_name_may_tell_of_a_format() {
+        for (driver, format) in [("qcow2", Some("qcow2")), ("luks", Some("luks")), ("raw", None)] {
+            let name = format!(r#"json:{{"driver":"{driver}","offset":0,"file":{{"filename":"/b"}}}}"#);
+            let meaning = parse(name.as_bytes());
+            assert_eq!((meaning.format.as_deref(), meaning.problem), (format, None), "{name}");
+        }
     }
 
     #[test]

@@ -80,13 +80,21 @@ pub fn by_fingerprint(images: Vec<Image>) -> HashMap<String, Image> {
 /// What `GET /v2/images` answers.
 #[derive(Deserialize)]
 struct Answer {
-    images: Option<Vec<Object<Listed>>>,
+    images: Option<Vec<Object<OfApi>>>,
     next: Option<String>,
     servers: Option<IgnoredAny>,
 }
 
-/// An image of the API's, or a row of what `openstack image list -f json` prints.
+/// An image of the API's. Beside these fields it has properties of any name.
 #[derive(Deserialize)]
+struct OfApi {
+    id: Option<String>,
+    name: Option<String>,
+    status: Option<String>,
+}
+
+/// A row of what `openstack image list -f json` or an SDK prints.
+#[derive(Default, Deserialize)]
 struct Listed {
     #[serde(alias = "ID")]
     id: Option<String>,
@@ -114,7 +122,10 @@ pub fn parse(text: &[u8]) -> Result<List> {
             bail!(SERVERS);
         }
         let rows = answer.images.context("has no list of \"images\": give what GET /v2/images answers")?;
-        (rows, Some(answer.next))
+        let rows = rows.into_iter().map(|Object(OfApi { id, name, status })| {
+            Object(Listed { id, name, status, ..Listed::default() })
+        });
+        (rows.collect(), Some(answer.next))
     };
     let mut images = Vec::new();
     for (Object(row), number) in rows.into_iter().zip(1..) {
@@ -156,6 +167,11 @@ mod tests {
             ),
             (
                 r#"{"images": [{"id": "a", "name": null, "status": "x", "tags": []}], "first": "/"}"#,
+                vec![image("a", None, Some("x"))],
+            ),
+            (
+                // Properties that somebody gave the image.
+                r#"{"images": [{"id": "a", "status": "x", "ID": "b", "Name": "c", "uuid": "d", "Image ID": 1}]}"#,
                 vec![image("a", None, Some("x"))],
             ),
         ] {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 /// The most that an inventory or a list of images may have, in bytes: that of 200,000 servers and more.
-const MOST: u64 = 1 << 30;
+pub const MOST: u64 = 1 << 30;
 
 fn is_stdin(file: &Path) -> bool {
     file.as_os_str() == "-"

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 /// nova's directory of lock files, under the instances path.
 pub const LOCKS: &str = "locks";
 
+/// nova's file of the hosts that share this storage.
+pub const COMPUTE_NODES: &str = "compute_nodes";
+
 /// The paths that nova.conf decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {

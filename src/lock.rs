@@ -200,8 +200,8 @@ impl Locks {
         is_absent: impl Fn(&OsStr) -> bool,
     ) {
         let held: Vec<_> = held.into_iter().collect();
-        let identities = held.iter().map(|(_, lock)| lock.identity).collect();
-        let Ok(users) = processes::users_of(&identities) else { return };
+        let files = held.iter().map(|(_, lock)| (lock.identity, lock.name.clone())).collect();
+        let Ok(users) = processes::users_of(&files) else { return };
         let Ok(_as_owner) = self.owner.assume() else { return };
         for (cache_file, lock) in held {
             if !users.contains_key(&lock.identity) && lock.is_current(self) && is_absent(cache_file) {

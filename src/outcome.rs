@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
+use crate::cache_name::{CacheName, Kind};
 use crate::plan::Plan;
 use crate::selection::Selection;
 use crate::verdict::{Judged, Judgement, Verdict};
@@ -73,5 +74,15 @@ pub fn intents<'a>(
         }
         Done::plain(Outcome::WouldRemove)
     };
-    judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect()
+    let mut intents: Outcomes<'a> =
+        judgement.files.iter().map(|judged| (judged.name, intent(judged))).collect();
+    for judged in &judgement.files {
+        let CacheName { kind: Kind::Info, of, .. } = CacheName::parse(judged.name) else { continue };
+        let owner = intents.get(OsStr::new(of)).filter(|it| it.outcome == Outcome::Changed).cloned();
+        let info = intents.get_mut(judged.name).filter(|it| it.outcome == Outcome::WouldRemove);
+        if let Some((info, owner)) = info.zip(owner) {
+            *info = owner;
+        }
+    }
+    intents
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::cache_name::set_aside_name;
+use crate::input::{MOST, read_file};
 use crate::layout::Layout;
 use crate::schema::SCHEMA_VERSION;
 use crate::time::{ForPeople, Timestamp};
@@ -64,9 +65,11 @@ impl Plan {
     /// # Errors
     /// Those of [`Plan::parse`], and where the file cannot be read.
     pub fn load(file: &Path, layout: &Layout) -> Result<Self> {
-        let text = fs_err::read(file)
+        let opened = fs_err::File::open(file)
             .context("cannot read the plan: give a file made by prune --dry-run --format json")?;
-        Self::parse(&text, layout).with_context(|| format!("plan {}", file.display()))
+        read_file(opened, MOST)
+            .and_then(|text| Self::parse(&text, layout))
+            .with_context(|| format!("plan {}", file.display()))
     }
 
     /// Reads a plan for an instances path.
@@ -97,8 +100,12 @@ impl Plan {
         let there = exact(&document.cache_dir, document.cache_dir_bytes.as_deref());
         // The instances path is the parent of the cache directory, which is compared byte by byte.
         let is_same_path = document.instances_path == layout.instances_path.to_string_lossy();
+        let (planned, own) = match is_same_path {
+            true => (document.cache_dir, here.display()),
+            false => (document.instances_path, layout.instances_path.display()),
+        };
         if !is_same_path || there.as_deref() != Some(here.as_os_str()) {
-            bail!("made for {}, not for {}: create a new plan", document.cache_dir, here.display());
+            bail!("made for {planned}, not for {own}: create a new plan");
         }
         let mut files = BTreeMap::new();
         for (index, file) in document.files.into_iter().enumerate() {
@@ -122,8 +129,8 @@ impl Plan {
         let is_same_host = is_same_host(&plan.host, &policy.host);
         let what = [
             differs("--host", &plan.host, &policy.host).filter(|_| !is_same_host),
-            differs("--original-min-age", age(plan.original_minimum_age_seconds), age(original)),
-            differs("--resized-min-age", age(plan.resized_minimum_age_seconds), age(resized)),
+            ages_differ("--original-min-age", plan.original_minimum_age_seconds, original),
+            ages_differ("--resized-min-age", plan.resized_minimum_age_seconds, resized),
             differs("--ignore-unlisted", plan.ignore_unlisted, policy.ignore_unlisted),
             differs("--partials", plan.partials, policy.partials),
             plan.as_of.as_ref().filter(|_| !is_of_same_time).map(|it| format!("it was judged as of {it}")),
@@ -161,8 +168,12 @@ impl Plan {
     }
 }
 
-fn age(seconds: u64) -> String {
-    ForPeople(Duration::from_secs(seconds)).to_string()
+fn ages_differ(option: &str, plan: u64, now: u64) -> Option<String> {
+    let age = |seconds| ForPeople(Duration::from_secs(seconds)).to_string();
+    if plan != now && age(plan) == age(now) {
+        return Some(format!("{option} was {plan}s and is {now}s"));
+    }
+    differs(option, age(plan), age(now))
 }
 
 fn differs<T: PartialEq + Display>(option: &str, plan: T, now: T) -> Option<String> {

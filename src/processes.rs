@@ -3,7 +3,7 @@
 //! As root that is every process of this host. Those that may not be looked at are passed over: the look proves use, not
 //! the lack of it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,18 @@ use crate::listing::names;
 /// Who has a file open, in words.
 pub type Users = HashMap<Identity, String>;
 
-/// Who has each of these files open. This process is left out.
+/// Who has each of these files open, which have these names by now. This process is left out.
 ///
 /// # Errors
-/// Where the processes cannot be listed, as where `/proc` is not mounted.
-pub fn users_of(files: &HashSet<Identity>) -> io::Result<Users> {
+/// Where the processes or the block devices cannot be listed, as where `/proc` or `/sys` is not mounted.
+pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
     let mut users = HashMap::new();
     if files.is_empty() {
         return Ok(users);
     }
     // By the number that this /proc knows it by.
     let own = fs_err::read_link("/proc/self")?;
-    let in_question = |path: &Path| identity_of(path).filter(|it| files.contains(it));
+    let in_question = |path: &Path| identity_of(path).filter(|it| files.contains_key(it));
     for pid in names(Path::new("/proc"))? {
         let pid = pid.display().to_string();
         if !is_number(&pid) || Path::new(&pid) == own {
@@ -43,10 +43,14 @@ pub fn users_of(files: &HashSet<Identity>) -> io::Result<Users> {
         }
     }
     let block = Path::new("/sys/block");
-    for device in entries(block) {
+    for device in names(block)? {
         let backing_file = block.join(&device).join("loop/backing_file");
         let Ok(file) = fs_err::read_to_string(backing_file) else { continue };
-        if let Some(identity) = in_question(Path::new(file.trim_end_matches('\n'))) {
+        let file = Path::new(file.trim_end_matches('\n'));
+        // The path is that of where the device was made, which may be a container; the name is the same.
+        let by_name =
+            || files.iter().find(|(_, name)| file.file_name() == Some(name)).map(|(identity, _)| *identity);
+        if let Some(identity) = in_question(file).or_else(by_name) {
             users.entry(identity).or_insert_with(|| format!("the loop device {}", device.display()));
         }
     }

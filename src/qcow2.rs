@@ -26,13 +26,21 @@ const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
 /// Dirty, corrupt, external data file, compression type, extended L2 entries.
 const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
 const EXTENSION_END: u32 = 0;
+const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+
+/// Formats whose images begin with a header that can name a parent.
+const FORMATS_WITH_PARENTS: &str = "cow qcow qcow2 qed vhdx vmdk";
 
 /// What a header names; nothing in a raw disk, a kernel or an ISO image. The names are bytes as they stand, not yet
 /// understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
+    /// Whether there is one.
+    pub is_there: bool,
     pub backing_file: Option<Vec<u8>>,
+    /// The format that it tells of the backing file.
+    pub backing_format: Option<Vec<u8>>,
     /// The external data file, which holds the guest's data itself.
     pub data_file: Option<Vec<u8>>,
 }
@@ -106,7 +114,7 @@ pub fn read(head: &[u8], file_size: u64) -> Result<Header, Error> {
     if !is_name_in_place && (backing_offset, backing_size) != (0, 0) {
         return Err(bad_name());
     }
-    let mut header = Header::default();
+    let mut header = Header { is_there: true, ..Header::default() };
     if backing_size > 0 {
         let name = bytes(head, file_size, backing_offset, backing_size)?;
         // QEMU would stop at the zero; a name that holds one was not written by QEMU.
@@ -115,16 +123,40 @@ pub fn read(head: &[u8], file_size: u64) -> Result<Header, Error> {
         }
         header.backing_file = Some(name.to_vec());
     }
-    if incompatible & INCOMPATIBLE_DATA_FILE != 0 {
-        // The extensions end at the backing file name, or with the first cluster.
-        let end = if backing_offset == 0 { cluster_size } else { backing_offset };
-        header.data_file = data_file(head, file_size, header_length, end)?;
+    let has_data_file = incompatible & INCOMPATIBLE_DATA_FILE != 0;
+    if backing_size == 0 && !has_data_file {
+        return Ok(header);
+    }
+    // The extensions end at the backing file name, or with the first cluster.
+    let end = if backing_offset == 0 { cluster_size } else { backing_offset };
+    let extensions = extensions(head, file_size, header_length, end)?;
+    header.backing_format = extensions.backing_format.map(<[u8]>::to_vec);
+    if has_data_file {
+        header.data_file = match extensions.data_files[..] {
+            // As for the backing file's name.
+            [name] if !name.contains(&0) => Some(name.to_vec()),
+            [_] => return Err(invalid("invalid data file name")),
+            [] => return Err(invalid("no name of its data file")),
+            _ => return Err(invalid("several names of its data file")),
+        };
     }
     Ok(header)
 }
 
-/// Walks the header extensions to the name of the external data file.
-fn data_file(head: &[u8], file_size: u64, start: u64, end: u64) -> Result<Option<Vec<u8>>, Error> {
+/// Whether an image of a format that somebody tells begins with a header, which has the names of its parents.
+pub fn has_header(format: impl AsRef<[u8]>) -> bool {
+    FORMATS_WITH_PARENTS.split(' ').any(|it| it.as_bytes() == format.as_ref())
+}
+
+/// The header extensions that tell of other files.
+#[derive(Default)]
+struct Extensions<'a> {
+    backing_format: Option<&'a [u8]>,
+    data_files: Vec<&'a [u8]>,
+}
+
+fn extensions(head: &[u8], file_size: u64, start: u64, end: u64) -> Result<Extensions<'_>, Error> {
+    let mut extensions = Extensions::default();
     let mut offset = start;
     while offset < end {
         let extension = bytes(head, file_size, offset, 8)?;
@@ -136,17 +168,16 @@ fn data_file(head: &[u8], file_size: u64, start: u64, end: u64) -> Result<Option
         if offset + length > end {
             return Err(invalid("invalid length of an extension"));
         }
-        if kind == EXTENSION_DATA_FILE {
-            let name = bytes(head, file_size, offset, length)?;
-            // As for the backing file's name.
-            if name.contains(&0) {
-                return Err(invalid("invalid data file name"));
+        match kind {
+            EXTENSION_BACKING_FORMAT => {
+                extensions.backing_format = Some(bytes(head, file_size, offset, length)?);
             }
-            return Ok(Some(name.to_vec()));
+            EXTENSION_DATA_FILE => extensions.data_files.push(bytes(head, file_size, offset, length)?),
+            _ => {}
         }
         offset += length.next_multiple_of(8);
     }
-    Ok(None)
+    Ok(extensions)
 }
 
 /// `size` bytes at `offset`, both within a cluster.
@@ -216,8 +247,12 @@ mod tests {
         head
     }
 
+    fn nameless() -> Result<Header, Error> {
+        Ok(Header { is_there: true, ..Header::default() })
+    }
+
     fn named(name: &[u8]) -> Result<Header, Error> {
-        Ok(Header { backing_file: Some(name.to_vec()), data_file: None })
+        Ok(Header { is_there: true, backing_file: Some(name.to_vec()), ..Header::default() })
     }
 
     #[test]
@@ -235,7 +270,7 @@ mod tests {
             ("the magic alone", MAGIC.to_vec(), Err(truncated())),
             ("half a header", plain[..60].to_vec(), Err(truncated())),
             ("a name", plain.clone(), named(b"/b/base")),
-            ("no name", v3(b""), Ok(Header::default())),
+            ("no name", v3(b""), nameless()),
             ("a file that ends within the name", plain[..115].to_vec(), Err(truncated())),
             ("version 1", u32(4, 1), Err(other_format("qcow version 1"))),
             ("version 4", u32(4, 4), Err(invalid("unknown version 4"))),
@@ -244,6 +279,7 @@ mod tests {
             ("clusters of 4 MiB", u32(20, 22), Err(invalid("invalid cluster size 2^22"))),
             ("an unknown feature", u64(72, 1 << 5 | 1), Err(invalid("unknown incompatible features 0x20"))),
             ("all known features", u64(72, 0b1_1011), named(b"/b/base")),
+            ("a data file without a name", u64(72, 0b100), Err(invalid("no name of its data file"))),
             ("a short header", u32(100, 103), Err(invalid("invalid header length 103"))),
             ("a header longer than a cluster", u32(100, 65_537), Err(invalid("invalid header length 65537"))),
             ("a name in the header", u64(8, 96), Err(bad_name())),
@@ -254,7 +290,7 @@ mod tests {
             ("a name of 1024 bytes", u32(16, 1024), Err(bad_name())),
             ("a name with a zero", set(114, &[0]), Err(bad_name())),
             ("a size without a place", u64(8, 0), Err(bad_name())),
-            ("a place without a size", u32(16, 0), Ok(Header::default())),
+            ("a place without a size", u32(16, 0), nameless()),
             ("QED", b"QED\0....".to_vec(), Err(other_format("QED"))),
             ("VMDK", b"KDMV....".to_vec(), Err(other_format("VMDK"))),
             ("VMDK of ESX", b"COWD....".to_vec(), Err(other_format("VMDK"))),
@@ -280,25 +316,43 @@ mod tests {
         assert_eq!(read(&whole, 1 << 20), named(b"y"));
     }
 
-    #[test]
-    fn the_external_data_file_is_found_among_the_extensions() {
+    /// A header whose extensions are these, and no name.
+    fn with_extensions(features: u64, given: &[(u32, &[u8])]) -> Vec<u8> {
         let mut extensions = Vec::new();
-        for (kind, content) in [(0xe279_2aca_u32, b"raw".as_slice()), (EXTENSION_DATA_FILE, b"disk.raw")] {
+        for (kind, content) in given {
             extensions.extend(kind.to_be_bytes());
             extensions.extend((content.len() as u32).to_be_bytes());
-            extensions.extend(content);
+            extensions.extend(*content);
             extensions.resize(extensions.len().next_multiple_of(8), 0);
         }
-        let head = with(v3(b""), 104, &extensions);
-        let without_the_feature = read(&head, FIRST_READ as u64);
-        assert_eq!(without_the_feature, Ok(Header::default()));
-        let head = with(head, 72, &INCOMPATIBLE_DATA_FILE.to_be_bytes());
-        let expected = Header { backing_file: None, data_file: Some(b"disk.raw".to_vec()) };
-        assert_eq!(read(&head, FIRST_READ as u64), Ok(expected));
+        with(with(v3(b""), 104, &extensions), 72, &features.to_be_bytes())
+    }
+
+    #[test]
+    fn the_external_data_file_is_found_among_the_extensions() {
+        let read = |head: &[u8]| read(head, FIRST_READ as u64);
+        let given = [(EXTENSION_BACKING_FORMAT, b"raw".as_slice()), (EXTENSION_DATA_FILE, b"disk.raw")];
+        assert_eq!(read(&with_extensions(0, &given)), nameless());
+        let head = with_extensions(INCOMPATIBLE_DATA_FILE, &given);
+        let [backing_format, data_file] = given.map(|(_, content)| Some(content.to_vec()));
+        let expected = Header { is_there: true, backing_file: None, backing_format, data_file };
+        assert_eq!(read(&head), Ok(expected));
+        // QEMU takes the last.
+        let twice = with_extensions(INCOMPATIBLE_DATA_FILE, &[given, given].concat());
+        assert_eq!(read(&twice), Err(invalid("several names of its data file")));
         // QEMU stops at the zero and opens the file of the shorter name.
         let too_long = with(head.clone(), 124, &9_u32.to_be_bytes());
-        assert_eq!(read(&too_long, FIRST_READ as u64), Err(invalid("invalid data file name")));
+        assert_eq!(read(&too_long), Err(invalid("invalid data file name")));
         let overrun = with(head, 108, &70_000_u32.to_be_bytes());
-        assert_eq!(read(&overrun, FIRST_READ as u64), Err(invalid("invalid length of an extension")));
+        assert_eq!(read(&overrun), Err(invalid("invalid length of an extension")));
+    }
+
+    #[test]
+    fn the_format_of_the_backing_file_is_told_by_an_extension() {
+        let head = with_extensions(0, &[(EXTENSION_BACKING_FORMAT, b"vmdk")]);
+        let head = with(with(head, 8, &512_u64.to_be_bytes()), 16, &1_u32.to_be_bytes());
+        let expected = Header { backing_format: Some(b"vmdk".to_vec()), ..named(b"x").unwrap() };
+        assert_eq!(read(&with(head, 512, b"x"), FIRST_READ as u64), Ok(expected));
+        assert!(has_header("qcow2") && has_header("vmdk") && !has_header("raw") && !has_header(""));
     }
 }

@@ -39,7 +39,7 @@
 //! `cargo test nova_beside_prune -- --nocapture` prints what real nova code met.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::iter::successors;
@@ -268,11 +268,11 @@ impl Removal<'_> {
             Path::new(&target).file_name().map(OsStr::to_owned)
         };
         // An `.info` file goes with its file, whatever it is itself.
-        let name = match CacheName::parse(judged.name) {
-            CacheName { kind: Kind::Info, of, .. } => of.into(),
-            _ => judged.name.to_owned(),
+        let first = match CacheName::parse(judged.name) {
+            CacheName { kind: Kind::Info, of, .. } => next(&of.into()),
+            _ => judged.file.link.and_then(|_| next(&judged.name.to_owned())),
         };
-        successors(judged.file.link.and_then(|_| next(&name)), next).take(MOST_LINKS).count()
+        successors(first, next).take(MOST_LINKS).count()
     }
 
     /// Returns whether the evidence was still complete, as far as it was looked at.
@@ -301,8 +301,8 @@ impl Removal<'_> {
         }
         if !aside.is_empty() {
             self.wait_for_openers();
-            let identities = aside.iter().filter_map(|it| it.file.stat).map(|it| it.identity);
-            let users = users_of(&identities.collect());
+            let files = aside.iter().filter_map(|it| Some((it.file.stat?.identity, set_aside_name(it.name))));
+            let users = users_of(&files.collect());
             self.put_back_where(&mut aside, outcomes, |it| {
                 self.interrupted().or_else(|| self.examine(it, &users))
             });
@@ -426,7 +426,7 @@ impl Removal<'_> {
             Err(error) => {
                 return Some(failed(
                     &path,
-                    format!("cannot see who has it open: {error}: check that /proc is mounted"),
+                    format!("cannot see who has it open: {error}: check that /proc and /sys are mounted"),
                 ));
             }
         };
@@ -520,7 +520,7 @@ impl Removal<'_> {
             // Precaching fetches without the lock.
             if let Some(opened) = open_regular(self.cache_dir.as_fd(), &aside)? {
                 let file = opened.stat.identity;
-                if let Some(who) = users_of(&HashSet::from([file]))?.remove(&file) {
+                if let Some(who) = users_of(&HashMap::from([(file, aside.clone())]))?.remove(&file) {
                     return Ok(PutBack::StaysOpen(who));
                 }
                 if is_open_in_qemu(&opened.file)? {

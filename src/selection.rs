@@ -63,7 +63,12 @@ impl Selection {
             _ => name,
         };
         let aside = set_aside_name(name);
-        if known.names.contains(name) || known.names.contains(aside.as_os_str()) {
+        // What is whole is no start of other names.
+        let has_gone = || {
+            let name = CacheName::parse(name);
+            name.kind == Kind::Original && name.fingerprint.is_some_and(|it| known.has_files(it))
+        };
+        if known.names.contains(name) || known.names.contains(aside.as_os_str()) || has_gone() {
             let mut info = name.to_owned();
             info.push(".info");
             self.names.extend([set_aside_name(&info), aside, info, name.to_owned()]);
@@ -87,9 +92,12 @@ impl<'a> Known<'a> {
     pub fn has_image(&self, id: &str) -> bool {
         spellings(id).any(|id| {
             let fingerprint = &*cache_file_name(&id);
-            self.catalog.by_fingerprint(fingerprint).is_some()
-                || self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
+            self.catalog.by_fingerprint(fingerprint).is_some() || self.has_files(fingerprint)
         })
+    }
+
+    fn has_files(&self, fingerprint: &str) -> bool {
+        self.names.iter().any(|it| CacheName::parse(it).fingerprint == Some(fingerprint))
     }
 
     /// The names that begin with these hex digits, by the image that they belong to.
@@ -120,6 +128,19 @@ mod tests {
     const A: &str = "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8"; // SHA-1 of "a"
     const NEAR_A: &str = "86f7e437ffffffffffffffffffffffffffffffff";
     const B: &str = "e9d71f5ee7c92d6dc9e92ffdad17b8bd49418f98"; // SHA-1 of "b"
+
+    #[test]
+    fn a_whole_name_means_no_other_file_where_it_has_gone() {
+        let (copy, part) = (format!("{B}_5"), format!("{B}.part"));
+        let catalog = &Catalog::default();
+        let names = [&*copy, &*part].map(OsStr::new).into();
+        let known = Known { cache_dir: "/i/_base".into(), names, catalog };
+        let resolve = |word: &str| Selection::resolve(&[word.into()], &known).unwrap();
+        let (selection, unknown) = resolve(B);
+        assert!(unknown.is_empty() && selection.contains(OsStr::new(B)));
+        assert!(!selection.contains(OsStr::new(&copy)) && !selection.contains(OsStr::new(&part)));
+        assert!(resolve(&B[..39]).0.contains(OsStr::new(&copy)));
+    }
 
     #[test]
     fn a_word_is_a_name_a_path_an_image_or_the_start_of_a_name() {

@@ -1,13 +1,14 @@
 //! What once made a prune remove a file that was needed, or stopped a clean-up for no reason: each on real files, links
 //! and devices.
 
-use std::os::unix::fs::symlink;
+use std::ffi::OsStr;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::hostile::{Bait, limited, meanwhile, sane};
 use crate::common::prune::{chown_all, finish, names, strace_log, under_strace};
-use crate::common::{HOST, NO_ARGS, Run, domain, file_disk, overlay, plain_qcow2, tool};
+use crate::common::{HOST, NO_ARGS, Run, domain, file_disk, overlay, plain_qcow2, qemu_img, tool};
 use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
@@ -151,6 +152,120 @@ fn a_file_that_the_header_on_a_block_device_names_is_kept() {
         scene.is_kept("backing_file", what, &args);
         drop(fs_err::remove_file(&disk));
     }
+}
+
+/// Makes a qcow2 image that tells of a backing file in qcow2.
+fn overlay_on_qcow2(path: &Path, backing: &Path) {
+    let options = ["create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b"].map(OsStr::new);
+    qemu_img([&options[..], &[backing.as_os_str(), path.as_os_str(), OsStr::new("64k")]].concat());
+}
+
+fn lose_header(image: &Path) {
+    let file = fs_err::OpenOptions::new().write(true).open(image).unwrap();
+    file.file().write_all_at(&[0; 512], 0).unwrap();
+}
+
+/// A file that begins with no header is a raw disk, and names nothing; but not where somebody tells that it has one.
+#[test]
+fn a_header_that_was_lost_hides_what_it_named() {
+    for what in [
+        "by disk.info",
+        "by the domain",
+        "by the header that names it",
+        "by the header that names it, raw by disk.info",
+        "a directory in its place",
+    ] {
+        let scene = scene();
+        let (disk, outside) = (scene.disk("disk.local"), scene.world.outside().join("image"));
+        let args: &[&str] = if what == "by the domain" { &["--libvirt", "vm.xml"] } else { &[] };
+        overlay(&disk, scene.unused_file());
+        scene.domain(&file_disk(&disk));
+        let disk_info = |of: &Path, format: &str| {
+            fs_err::write(
+                of.with_file_name("disk.info"),
+                json!({"/x/disk.local": format, "/x/image": format}).to_string(),
+            )
+        };
+        match what {
+            "by the domain" => lose_header(&disk),
+            "by disk.info" => {
+                lose_header(&disk);
+                disk_info(&disk, "qcow2").unwrap();
+            }
+            _ => {
+                fs_err::rename(&disk, &outside).unwrap();
+                overlay_on_qcow2(&disk, &outside);
+                match what {
+                    "by the header that names it" => lose_header(&outside),
+                    "a directory in its place" => {
+                        fs_err::remove_file(&outside).unwrap();
+                        fs_err::create_dir(&outside).unwrap();
+                    }
+                    _ => {
+                        disk_info(&outside, "raw").unwrap();
+                        scene.is_kept("backing_file", what, args);
+                        continue;
+                    }
+                }
+            }
+        }
+        let run = scene.world.explain(args).exits(1);
+        assert_eq!(run.verdict(&scene.unused), "unknown", "{what}: {run:#?}");
+        assert!(run.stderr.contains("has no header"), "{what}: {}", run.stderr);
+        scene.world.prune(args).exits(1);
+        assert!(scene.unused_file().exists(), "{what}");
+    }
+}
+
+#[test]
+fn a_raw_disk_that_nobody_calls_otherwise_does_not_stop_the_clean_up() {
+    let scene = scene();
+    let disk = scene.disk("disk.local");
+    fs_err::write(&disk, [7; 512]).unwrap();
+    for info in [None, Some("raw"), Some("surprise")] {
+        if let Some(format) = info {
+            fs_err::write(scene.disk("disk.info"), json!({"/x/disk.local": format}).to_string()).unwrap();
+        }
+        let run = scene.world.explain(NO_ARGS).exits(0);
+        assert_eq!(run.verdict(&scene.unused), "removable", "{info:?}");
+    }
+}
+
+/// As a network block device is whose server is gone.
+#[test]
+fn a_block_device_without_content_hides_what_it_named() {
+    let scene = scene();
+    let image = scene.world.outside().join("volume");
+    overlay(&image, scene.unused_file());
+    let device = LoopDevice::on(&image);
+    let node = device.0.clone();
+    drop(device);
+    overlay(&scene.disk("disk.local"), &node);
+    let run = scene.world.explain(NO_ARGS).exits(1);
+    assert_eq!(run.verdict(&scene.unused), "unknown", "{run:#?}");
+    assert!(run.stderr.contains("a block device without content"), "{}", run.stderr);
+}
+
+/// It is found whatever comes of reading the directory once more.
+#[test]
+fn snapshots_that_cannot_be_listed_hide_disks() {
+    let scene = scene();
+    fs_err::create_dir_all(scene.path("snapshots/1")).unwrap();
+    overlay(&scene.path("snapshots/1/delta"), scene.unused_file());
+    assert_eq!(scene.world.explain(NO_ARGS).verdict(&scene.unused), "in_use");
+    let mut command = Command::new(cargo_bin!("nova-imagecache"));
+    command.args(["explain", "-f", "json", "-p"]).arg(scene.world.instances_path());
+    let failing = ["-f", "-P", "snapshots", "-e", "trace=openat", "-e", "inject=openat:error=EIO:when=1+2"];
+    let run = finish(&mut under_strace(&scene.world, failing, &command)).exits(1);
+    assert_eq!(run.verdict(&scene.unused), "unknown", "{run:#?}");
+}
+
+#[test]
+fn compute_nodes_is_no_disk() {
+    let scene = scene();
+    fs_err::write(scene.path("compute_nodes"), b"QFI\xfbno header").unwrap();
+    let run = scene.world.explain(NO_ARGS).exits(0);
+    assert_eq!(run.verdict(&scene.unused), "removable", "{run:#?}");
 }
 
 /// To open some of the kernel's files is to act, too: the `free_buffer` of a trace empties it.

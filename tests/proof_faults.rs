@@ -174,7 +174,10 @@ fn every_fault_of_a_prune(what: &str, scene: &Scene, wanted: usize) {
     Subject { what, scene, command, wanted }.every_fault(&recorded, |ended| {
         scene.nothing_needed_has_changed(&[]);
         scene.report_is_true(ended, &BTreeSet::new());
-        scene.pruned_again();
+        let again = scene.pruned_again();
+        let there = scene.world.cache_names();
+        let stayed: Vec<_> = scene.removable.iter().filter(|it| there.contains(*it)).collect();
+        assert!(stayed.is_empty(), "{stayed:?} stayed in the prune after it: {again:#?}");
         whole.assert_same(&scene.state());
     });
 }

@@ -203,6 +203,42 @@ fn a_file_that_a_loop_device_stands_on_stays() {
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
+/// As a container's nova makes one: the path that the kernel shows of it is not one of this side.
+#[test]
+fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let made = Command::new(tool("unshare", "util-linux"))
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$1\" /mnt && losetup --show -r -f \"/mnt/_base/$2\"",
+            "sh",
+        ])
+        .arg(it.world.instances_path())
+        .arg(&name)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}: run this as root where loop devices can be made");
+    let device = String::from_utf8(made.stdout).unwrap().trim_end().to_owned();
+    let run = it.world.prune(NO_ARGS);
+    Command::new(tool("losetup", "mount")).args(["-d", &device]).status().unwrap();
+    run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
+}
+
+#[test]
+fn where_the_block_devices_cannot_be_listed_nothing_is_removed() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let prune = prune_command(&it.world, NO_ARGS);
+    let mut command = Command::new(tool("unshare", "util-linux"));
+    command.args(["--mount", "sh", "-c", "mount -t tmpfs none /sys && exec \"$0\" \"$@\""]);
+    let run = finish(command.arg(prune.get_program()).args(prune.get_args())).exits(1);
+    run.told(&name, "failed", &["cannot see who has it open", "/sys"]);
+    it.goes(&name);
+}
+
 #[test]
 fn where_the_processes_cannot_be_listed_nothing_is_removed() {
     let it = InUse::new();

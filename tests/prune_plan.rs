@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::common::prune::{InUse, keeping_mtime, names, plain_file, with_outcome};
 use crate::common::{DAY, HOST, NO_ARGS, Run, Snapshot, World, mtime, overlay, set_mtime, text};
@@ -75,6 +75,24 @@ fn what_a_plan_does_not_list_is_kept() {
     assert_eq!(run.verdict("swap_512"), "removable");
     planned.only_these_go(&[file(1), file(2)]);
     assert!(later.exists());
+}
+
+#[test]
+fn the_info_of_a_file_that_is_not_the_plans_stays_with_it() {
+    let planned = Planned::new();
+    let world = &planned.it.world;
+    plain_file(world, &format!("{}.info", planned.files[0]), 30 * DAY);
+    world.file("plan.json", &world.dry_run(NO_ARGS).exits(0).stdout);
+    set_mtime(&planned.base(&planned.files[0]), SystemTime::now() - 20 * DAY);
+    planned.only_these_go(&[&planned.files[1], &planned.files[2]]);
+}
+
+#[test]
+fn a_plan_of_an_age_that_is_nearly_the_same_is_told() {
+    let planned = Planned::new();
+    planned.edit(|plan| plan["policy"]["original_minimum_age_seconds"] = json!(86_401));
+    let run = planned.show().exits(0);
+    assert!(run.stderr.contains("--original-min-age was 86401s and is 86400s"), "{}", run.stderr);
 }
 
 #[test]

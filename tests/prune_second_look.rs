@@ -1,6 +1,7 @@
 //! What happens between the first look and the unlink, and keeps the file: while prune waits for locks, and while files
 //! are set aside.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +16,7 @@ use crate::common::{
 };
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
 /// The directory of an instance that is known, whose disk names the used image.
@@ -422,6 +424,19 @@ fn an_info_file_follows_its_file_in_every_outcome() {
         assert_eq!(with_outcome(&run, outcome), files.clone().into(), "{run:#?}");
         it.has(files.into_iter().filter(|_| outcome != "removed"));
     }
+}
+
+#[test]
+fn the_info_file_of_a_link_goes_with_it_whatever_its_own_age() {
+    let it = InUse::new();
+    let name = cache_file_name("image-a");
+    let target = it.world.outside().join("target");
+    fs_err::rename(plain_file(&it.world, "target", 2 * DAY), &target).unwrap();
+    symlink(&target, it.world.base(&name)).unwrap();
+    let files = BTreeSet::from([name.clone(), format!("{name}.info")]);
+    plain_file(&it.world, &format!("{name}.info"), DAY / 2);
+    assert_eq!(with_outcome(&it.world.dry_run(NO_ARGS), "would_remove"), files);
+    assert_eq!(with_outcome(&it.world.prune(NO_ARGS), "removed"), files);
 }
 
 #[test]

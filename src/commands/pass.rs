@@ -149,6 +149,9 @@ impl<'a> Pass<'a> {
             return Ok(Some(Cow::Borrowed(inventory)));
         }
         let domains = inventory::read(&[], &again)?.parse(&self.policy.host)?;
+        if let [why, ..] = &domains.incomplete[..] {
+            anyhow::bail!("{why}");
+        }
         Ok(Some(Cow::Owned(inventory.with_domains(domains))))
     }
 

@@ -92,7 +92,8 @@ fn read_entry(at: BorrowedFd<'_>, cache_dir: &Path, name: &OsStr) -> Option<Cach
             file.stat = Some(opened.stat);
             // A filesystem without such locks proves nothing.
             file.is_open_in_qemu = is_open_in_qemu(&opened.file).unwrap_or(false);
-            (file.references, file.problem) = disk::read_references(&opened, &file.path);
+            let disk = disk::read(std::mem::take(&mut file.path), &opened);
+            (file.path, file.references, file.problem) = (disk.path, disk.references, disk.problem);
         }
         Ok(None) => {}
         Err(error) if has_vanished(&error) && file.link.is_none() => return None,

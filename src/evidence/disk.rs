@@ -24,37 +24,34 @@ pub fn is_never_a_disk(name: &OsStr) -> bool {
     name == DISK_INFO || name == "libvirt.xml" || name.as_bytes().starts_with(b"console.log")
 }
 
-/// A disk that was opened.
+/// A file that was opened, and what its header names.
 pub fn read(path: PathBuf, opened: &Opened) -> Disk {
-    let (references, problem) = read_references(opened, &path);
     let (identity, disk_bytes) = (Some(opened.stat.identity), opened.stat.disk_bytes);
-    Disk { path, identity, disk_bytes, references, problem, ..Disk::default() }
-}
-
-/// A disk that could not be opened.
-pub fn unread(path: PathBuf, problem: String) -> Disk {
-    Disk { path, problem: Some(problem), ..Disk::default() }
-}
-
-/// The files that the header of the file at `path` names, and why there may be more.
-pub fn read_references(opened: &Opened, path: &Path) -> (Vec<PathBuf>, Option<String>) {
+    let mut disk = Disk { path, identity, disk_bytes, ..Disk::default() };
     let header = match read_header(opened) {
         Ok(header) => header,
-        Err(problem) => return (Vec::new(), Some(problem)),
+        Err(problem) => return Disk { problem: Some(problem), ..disk },
     };
-    let (mut references, mut problem) = (Vec::new(), None);
+    disk.has_header = header.is_there;
+    disk.tells_of_header = header.backing_format.is_some_and(qcow2::has_header);
     let data_file = header.data_file.map(|it| (backing_name::parse_data_file(&it), it));
     let backing_file = header.backing_file.map(|it| (backing_name::parse(&it), it));
     for (meaning, name) in [data_file, backing_file].into_iter().flatten() {
         // A header rarely gives two names, so the list of the first is kept as it is.
         let mut files: Vec<PathBuf> =
-            meaning.files.into_iter().map(|file| backing_name::resolve(path, file)).collect();
-        files.append(&mut references);
-        references = files;
+            meaning.files.into_iter().map(|file| backing_name::resolve(&disk.path, file)).collect();
+        files.append(&mut disk.references);
+        disk.references = files;
+        disk.tells_of_header |= meaning.format.is_some_and(qcow2::has_header);
         let why = |why| format!("backing file name {:?}: {why}", String::from_utf8_lossy(&name));
-        problem = problem.or(meaning.problem.map(why));
+        disk.problem = disk.problem.or(meaning.problem.map(why));
     }
-    (references, problem)
+    disk
+}
+
+/// A disk that could not be opened.
+pub fn unread(path: PathBuf, problem: String) -> Disk {
+    Disk { path, problem: Some(problem), ..Disk::default() }
 }
 
 fn read_header(opened: &Opened) -> Result<qcow2::Header, String> {
@@ -63,6 +60,9 @@ fn read_header(opened: &Opened) -> Result<qcow2::Header, String> {
     let mut head = &mut first[..];
     loop {
         let length = fill(opened, head).map_err(|error| cause(&error))?;
+        if length == 0 && !opened.is_regular {
+            return Err("a block device without content: what it stands for is not attached".into());
+        }
         // A file that has shrunk is as long as what could be read of it.
         let size =
             if length < head.len() { length as u64 } else { opened.stat.size_bytes.max(length as u64) };
@@ -91,14 +91,36 @@ fn fill(opened: &Opened, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Whether a `disk.info`, which nova writes, says that a disk beside it is raw.
+impl Disk {
+    /// Heeds the format that the `disk.info` beside it gives.
+    pub fn heed_disk_info(&mut self, at: BorrowedFd<'_>, disk_info: &OsStr) {
+        let format = format_by_disk_info(at, disk_info, &self.path);
+        self.is_raw = format.as_deref() == Some("raw");
+        if format.is_some_and(qcow2::has_header) {
+            self.must_have_header("the disk.info beside it");
+        }
+    }
+
+    /// What begins with no header names nothing; but what is told to have one has lost it, and with it the names.
+    pub fn must_have_header(&mut self, by: &str) {
+        if !self.has_header {
+            self.problem
+                .get_or_insert_with(|| format!("has no header, and is of a format that has one by {by}"));
+        }
+    }
+}
+
+/// The format that a `disk.info`, which nova writes, gives for a disk beside it.
 ///
 /// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count. One
-/// that cannot be read says nothing.
-pub fn is_raw_by_disk_info(at: BorrowedFd<'_>, disk_info: &OsStr, disk: &Path) -> bool {
-    let Ok(Some(text)) = read_small(at, disk_info, LARGEST_DISK_INFO) else { return false };
-    let Ok(formats) = serde_json::from_slice::<Map<String, Value>>(&text) else { return false };
-    let mut formats =
-        formats.iter().filter(|(path, _)| base_name(Path::new(path)) == base_name(disk)).peekable();
-    formats.peek().is_some() && formats.all(|(_, format)| format == "raw")
+/// that cannot be read, or that gives several, says nothing.
+fn format_by_disk_info(at: BorrowedFd<'_>, disk_info: &OsStr, disk: &Path) -> Option<String> {
+    let text = read_small(at, disk_info, LARGEST_DISK_INFO).ok()??;
+    let formats: Map<String, Value> = serde_json::from_slice(&text).ok()?;
+    let mut formats = formats
+        .into_iter()
+        .filter(|(path, _)| base_name(Path::new(path)) == base_name(disk))
+        .map(|(_, format)| format);
+    let first = formats.next()?;
+    formats.all(|it| it == first).then(|| first.as_str().map(str::to_owned))?
 }

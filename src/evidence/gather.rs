@@ -13,7 +13,7 @@ use super::parallel::Workers;
 use super::walk::Walker;
 use super::{Evidence, read_cache, references};
 use crate::filesystem::is_network;
-use crate::layout::Layout;
+use crate::layout::{COMPUTE_NODES, Layout};
 use crate::progress::Phase;
 
 /// How much of `compute_nodes` is read, in bytes.
@@ -43,7 +43,7 @@ pub fn gather(
         cache,
         directories: walk.directories,
         references: BTreeMap::new(),
-        compute_nodes: read_compute_nodes(&layout.instances_path.join("compute_nodes")),
+        compute_nodes: read_compute_nodes(&layout.instances_path.join(COMPUTE_NODES)),
         has_settled: walk.has_settled,
         rounds: walk.rounds,
     };

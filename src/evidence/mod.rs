@@ -163,7 +163,12 @@ pub struct Disk {
     pub references: Vec<PathBuf>,
     /// Why it may name files that are not known.
     pub problem: Option<String>,
-    /// Whether the `disk.info` beside it calls it raw; asked only where that matters.
+    /// Whether it begins with the header of an image that can name others.
+    pub has_header: bool,
+    /// Whether it tells that the first of its references has one.
+    pub tells_of_header: bool,
+    /// Whether the `disk.info` beside it calls it raw, and what names it tells nothing else; asked only where that
+    /// matters.
     pub is_raw: bool,
     pub is_missing: bool,
 }

@@ -29,6 +29,9 @@ pub fn follow(
     let of_cache = evidence.cache_files().flat_map(|(_, it)| &it.references);
     let names = of_disks.chain(of_cache).chain(domain_disks).filter(is_followed);
     let mut frontier: Vec<PathBuf> = names.collect::<BTreeSet<_>>().into_iter().cloned().collect();
+    // Those that what names them tells to have a header.
+    let of_disks = evidence.directories.values().flat_map(|it| &it.disks);
+    let mut told: BTreeSet<PathBuf> = of_disks.filter_map(told_by).filter(is_followed).cloned().collect();
     let most = NAMES_A_STEP.max(2 * frontier.len());
     let mut known: BTreeMap<PathBuf, Disk> = BTreeMap::new();
     for depth in 1.. {
@@ -43,11 +46,17 @@ pub fn follow(
         };
         let found = workers.map(&frontier, |path| match &problem {
             Some(problem) => disk::unread(path.clone(), problem.clone()),
-            None => look(evidence, path),
+            None => look(evidence, path, told.contains(path)),
         });
-        let next: BTreeSet<PathBuf> = named_by(&found).filter(is_followed).cloned().collect();
+        let mut next: BTreeSet<PathBuf> = named_by(&found).filter(is_followed).cloned().collect();
+        let told_now = found.iter().filter_map(told_by).filter(is_followed).filter(|it| !told.contains(*it));
+        let told_now: BTreeSet<PathBuf> = told_now.cloned().collect();
         known.extend(frontier.into_iter().zip(found));
-        frontier = next.into_iter().filter(|it| !known.contains_key(it)).collect();
+        next.retain(|it| !known.contains_key(it));
+        // Looked at once more where that was not known.
+        next.extend(told_now.iter().cloned());
+        told.extend(told_now);
+        frontier = next.into_iter().collect();
     }
     known
 }
@@ -57,7 +66,12 @@ fn named_by<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item
     disks.into_iter().filter(|it| !it.is_raw).flat_map(|it| &it.references)
 }
 
-fn look(evidence: &Evidence, path: &Path) -> Disk {
+/// What a disk names and tells to have a header.
+fn told_by(disk: &Disk) -> Option<&PathBuf> {
+    disk.references.first().filter(|_| disk.tells_of_header && !disk.is_raw)
+}
+
+fn look(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
     let mut disk = Disk { path: path.to_owned(), ..Disk::default() };
     // Only a domain's: opened from here it would be another file.
     if path.is_relative() {
@@ -73,8 +87,9 @@ fn look(evidence: &Evidence, path: &Path) -> Disk {
                 }
             }
             let disk_info = path.with_file_name(DISK_INFO);
-            disk.is_raw = (disk.problem.is_some() || !disk.references.is_empty())
-                && disk::is_raw_by_disk_info(AT_FDCWD, disk_info.as_os_str(), path);
+            if disk.problem.is_some() || !disk.has_header || !disk.references.is_empty() {
+                disk.heed_disk_info(AT_FDCWD, disk_info.as_os_str());
+            }
         }
         Ok(None) => {}
         Err(error) if has_vanished(&error) => {
@@ -82,6 +97,11 @@ fn look(evidence: &Evidence, path: &Path) -> Disk {
             disk.references.extend(fs_err::read_link(path).ok().map(|it| backing_name::resolve(path, it)));
         }
         Err(error) => disk.problem = Some(cause(&error)),
+    }
+    if must_have_header && !disk.is_missing {
+        // QEMU goes by what names it.
+        disk.is_raw = false;
+        disk.must_have_header("what names it");
     }
     disk
 }

@@ -22,7 +22,7 @@ use super::open::{cause, has_vanished, open_listed, retried, type_of};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, name_in_cache};
 use crate::errors::cannot;
-use crate::layout::{LOCKS, Layout};
+use crate::layout::{COMPUTE_NODES, LOCKS, Layout};
 use crate::listing::{DIRECTORY, each_entry, each_entry_at_once};
 use crate::time::Timestamp;
 
@@ -82,7 +82,7 @@ impl Walker<'_> {
         let list = || self.list(root).map_err(|error| cannot("list the instances path", path, error));
         // An error where an entry, or something in it, is gone or has become something else.
         let mut read: BTreeMap<Entry, io::Result<Read>> = BTreeMap::new();
-        let mut listing = list()?;
+        let (mut listing, _) = list()?;
         let mut rounds = 0;
         loop {
             rounds += 1;
@@ -90,33 +90,42 @@ impl Walker<'_> {
             let read_now = self.workers.map(&listing, |it| self.read(root, it));
             let has_vanished = read_now.iter().any(Result::is_err);
             read.append(&mut listing.into_iter().zip(read_now).collect());
-            listing = list()?;
+            let (listed, snapshots_problem) = list()?;
+            listing = listed;
             let has_settled = !has_vanished && listing.iter().eq(read.keys());
             if has_settled || rounds == MOST_ROUNDS {
-                return Ok(Walk { instances, directories: directories(read), has_settled, rounds });
+                let mut directories = directories(read);
+                if let Some(snapshots) = directories.get_mut(OsStr::new(SNAPSHOTS)) {
+                    snapshots.problem = snapshots.problem.take().or(snapshots_problem);
+                }
+                return Ok(Walk { instances, directories, has_settled, rounds });
             }
             read.retain(|entry, it| it.is_ok() && listing.binary_search(entry).is_ok());
         }
     }
 
-    /// Everything in the instances path and in `snapshots`, sorted.
-    fn list(&self, root: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
+    /// Everything in the instances path and in `snapshots`, sorted, and why what is in the latter is not known.
+    fn list(&self, root: BorrowedFd<'_>) -> io::Result<(Vec<Entry>, Option<String>)> {
         let mut entries = entries(root, OsStr::new("."))?;
         let is_apart = |name: &OsStr| name == self.layout.subdirectory_name || name == LOCKS;
+        let is_never_a_disk = |name: &OsStr| name == COMPUTE_NODES || disk::is_never_a_disk(name);
         // A directory may have any name.
-        entries.retain(|it| {
-            !is_apart(&it.below) && (it.may_be_directory() || !disk::is_never_a_disk(&it.below))
-        });
+        entries.retain(|it| !is_apart(&it.below) && (it.may_be_directory() || !is_never_a_disk(&it.below)));
+        let mut problem = None;
         if entries.iter().any(|it| it.below == SNAPSHOTS) {
-            // That it cannot be listed is found when it is read itself.
-            let snapshots = self::entries(root, OsStr::new(SNAPSHOTS)).unwrap_or_default();
-            let in_snapshots = |it: Entry| Entry { below: Path::new(SNAPSHOTS).join(it.below).into(), ..it };
-            entries.extend(snapshots.into_iter().filter(Entry::may_be_directory).map(in_snapshots));
+            match self::entries(root, OsStr::new(SNAPSHOTS)) {
+                Ok(snapshots) => {
+                    let in_snapshots =
+                        |it: Entry| Entry { below: Path::new(SNAPSHOTS).join(it.below).into(), ..it };
+                    entries.extend(snapshots.into_iter().filter(Entry::may_be_directory).map(in_snapshots));
+                }
+                Err(error) => problem = Some(cause(&error)),
+            }
         }
         entries.sort_unstable();
         // A listing may show a file twice that was renamed during it.
         entries.dedup();
-        Ok(entries)
+        Ok((entries, problem))
     }
 
     fn read(&self, root: BorrowedFd<'_>, entry: &Entry) -> io::Result<Read> {
@@ -195,10 +204,11 @@ impl Walker<'_> {
             },
             Err(error) => disk::unread(path, cause(&error)),
         };
-        // A name that is of the cache all the same costs no more than a look.
-        if disk.problem.is_some() || disk.references.iter().any(|it| name_in_cache(self.layout, it).is_none())
-        {
-            disk.is_raw = disk::is_raw_by_disk_info(at, OsStr::new(DISK_INFO), &disk.path);
+        // Most disks have a header and stand on the cache: then it does not matter what else tells their format.
+        let stands_on_cache =
+            || disk.has_header && disk.references.iter().all(|it| name_in_cache(self.layout, it).is_some());
+        if disk.problem.is_some() || !stands_on_cache() {
+            disk.heed_disk_info(at, OsStr::new(DISK_INFO));
         }
         Ok(Some(disk))
     }
@@ -226,11 +236,13 @@ fn entries(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<Entry>> {
     each_entry_at_once(opened.as_fd(), |name, ino, listed| {
         entries.push(Entry { below: name.to_owned(), ino, mode: listed.as_raw_mode() });
     })?;
-    // One that has gone shows in the next listing.
-    entries.retain_mut(|it| {
-        known_type(opened.as_fd(), &it.below, it.listed())
-            .map(|listed| it.mode = listed.as_raw_mode())
-            .is_ok()
+    // One that has gone shows in the next listing; what cannot be examined may be a directory.
+    entries.retain_mut(|it| match known_type(opened.as_fd(), &it.below, it.listed()) {
+        Err(error) if has_vanished(&error) => false,
+        listed => {
+            it.mode = listed.unwrap_or(FileType::Directory).as_raw_mode();
+            true
+        }
     });
     Ok(entries)
 }

@@ -11,6 +11,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 
 use super::json::without_bom;
 use super::row::{DomainDisk, Lacks, Row, Source, is_none};
+use crate::qcow2;
 
 /// Any version: 1.0 and 1.1 do not differ in what is read here.
 const NOVA: &str = "http://openstack.org/xmlns/libvirt/nova/";
@@ -44,11 +45,18 @@ pub fn parse(text: &[u8], host: &str) -> Result<Option<Source>> {
     let Some(id) = text_of(domain, "uuid").or(text_of(domain, "name")) else {
         bail!("the domain has neither name nor uuid: create it again")
     };
-    let rows = match child(domain, "metadata").and_then(nova_instance) {
-        Some(instance) => rows(domain, instance, host)?,
-        None => Vec::new(),
-    };
-    Ok(Some(Source { rows, domain_disks: disks(domain, id), ..Source::default() }))
+    let instance = child(domain, "metadata").and_then(nova_instance);
+    let rows = instance.map(|it| rows(domain, it, host)).transpose()?.unwrap_or_default();
+    let is_slice = |it: Node<'_, '_>| it.has_tag_name("slice") && it.attribute("offset") != Some("0");
+    let has_slice = domain.descendants().any(is_slice);
+    let incomplete =
+        has_slice.then(|| format!("domain {id} has a disk within a file (slice), which is not read here"));
+    Ok(Some(Source {
+        rows,
+        domain_disks: disks(domain, id, instance.is_some()),
+        incomplete: incomplete.into_iter().collect(),
+        ..Source::default()
+    }))
 }
 
 /// Counts at least as many attributes as there are: an equals sign in a text or a value counts as well.
@@ -64,16 +72,17 @@ fn refuse_many_attributes(text: &str) -> Result<()> {
 
 /// Every file or block device that a disk or a filesystem, its backing stores or its mirror is in, and those that a block
 /// job of a running domain has.
-fn disks(domain: Node<'_, '_>, id: &str) -> Vec<DomainDisk> {
+fn disks(domain: Node<'_, '_>, id: &str, is_novas: bool) -> Vec<DomainDisk> {
     let mut disks = Vec::new();
     let devices = child(domain, "devices").into_iter().flat_map(|it| it.children());
     let devices = devices.filter(|it| it.has_tag_name("disk") || it.has_tag_name("filesystem"));
     let jobs = domain.parent_element().and_then(|status| child(status, "blockjobs"));
     for disk in devices.chain(jobs) {
-        let is_volume = child(disk, "serial").is_some();
+        // nova gives one to volumes alone; what others give does not matter.
+        let is_volume = is_novas && child(disk, "serial").is_some();
         disks.extend(disk.descendants().filter_map(|node| {
             let path = path(node).filter(|it| !it.is_empty()).map(PathBuf::from).or_else(|| in_pool(node))?;
-            let may_be_raw = format(node).is_none_or(|it| it == "raw");
+            let may_be_raw = !format(node).is_some_and(qcow2::has_header);
             Some(DomainDisk { path, is_volume, may_be_raw, domain: id.into() })
         }));
     }
@@ -233,7 +242,8 @@ mod tests {
 
     #[test]
     fn every_file_of_a_disk_is_a_disk_and_a_block_device_unless_it_is_raw() {
-        let text = r#"<domain><name>n</name><devices>
+        let text = r#"<domain><name>n</name><metadata>
+            <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"/></metadata><devices>
             <disk type="file" device="disk"><driver name="qemu" type="qcow2"/><source file="/i/u/disk"/>
               <backingStore type="file"><format type="raw"/><source file="/i/_base/0d5e"/><backingStore/></backingStore>
               <mirror type="file" file="/i/u/old"><format type="qcow2"/><source file="/i/u/copy"/></mirror></disk>
@@ -275,6 +285,22 @@ mod tests {
             ("/job.base", false),
         ];
         assert_eq!(disks, expected.map(|(path, is_volume)| (PathBuf::from(path), is_volume)));
+        // Whoever made another domain may give serials to any disk.
+        let not_novas = text.replace("xmlns:nova=\"http://openstack.org", "xmlns:nova=\"other");
+        assert!(parsed(&not_novas).domain_disks.iter().all(|it| !it.is_volume));
+    }
+
+    #[test]
+    fn a_disk_within_a_file_makes_the_inventory_incomplete() {
+        let text = |slice: &str| {
+            format!(
+                "<domain><name>n</name><devices><disk><driver type='qcow2'/><source file='/d'><slices>{slice}</slices>\
+                 </source></disk></devices></domain>"
+            )
+        };
+        assert_eq!(parsed(&text("<slice type='storage' offset='0' size='9'/>")).incomplete, [""; 0]);
+        let incomplete = parsed(&text("<slice type='storage' offset='512' size='9'/>")).incomplete;
+        assert!(incomplete[0].starts_with("domain n has a disk within a file"), "{incomplete:?}");
     }
 
     #[test]

@@ -189,6 +189,7 @@ impl Texts {
                     let all = all.get_or_insert_default();
                     all.rows.extend(source.rows);
                     all.domain_disks.extend(source.domain_disks);
+                    all.incomplete.extend(source.incomplete);
                 } else if file == path {
                     bail!("--libvirt {}: is no domain XML: name what virsh dumpxml prints", path.display());
                 }
@@ -247,9 +248,11 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     names.sort_unstable();
     let mut files = Vec::new();
     for file in names {
+        // The domain was undefined since the folder was listed, or its autostart link was left behind. Another link leads
+        // to a domain that cannot be read.
+        let may_be_gone = || file.parent() != Some(path) || fs_err::symlink_metadata(&file).is_err();
         let is_file = match fs_err::metadata(&file) {
-            // The domain was undefined since the folder was listed, or its autostart link was left behind.
-            Err(error) if error.kind() == ErrorKind::NotFound => false,
+            Err(error) if error.kind() == ErrorKind::NotFound && may_be_gone() => false,
             metadata => metadata?.is_file(),
         };
         // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
@@ -411,6 +414,11 @@ mod tests {
         fs_err::write(path("dumped"), &backup[..backup.len() / 2]).unwrap();
         let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
         assert!(error.contains("dumped: is not valid XML"), "{error}");
+        fs_err::remove_file(path("dumped")).unwrap();
+        // The domain that it leads to may be there.
+        fs_err::os::unix::fs::symlink("../not-mounted/v.xml", path("v.xml")).unwrap();
+        let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
+        assert!(error.contains("v.xml"), "{error}");
         let empty = path("empty").display().to_string();
         assert_eq!(load(&[path("empty")]).unwrap().warnings, [Warning::NoDomains { path: empty }]);
     }

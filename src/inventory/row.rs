@@ -115,7 +115,7 @@ pub struct DomainDisk {
     pub path: PathBuf,
     /// Its `<disk>` has a `<serial>`, which nova gives to volumes alone.
     pub is_volume: bool,
-    /// The domain does not give it another format.
+    /// The domain does not give it a format that has a header.
     pub may_be_raw: bool,
     /// The domain's uuid, or its name.
     pub domain: Box<str>,

@@ -12,7 +12,7 @@ use crate::inventory::{DomainDisk, Inventory};
 const REPAIR: &str = "repair it, or remove it and its directory if nobody needs them, or, if it is a raw disk, list \
                       it as raw in the disk.info beside it";
 const READABLE: &str = "run this as root, or mount or repair the filesystem that it is on or leads to";
-const CORRECT: &str = "correct the disk.info or the domain";
+const CORRECT: &str = "repair it, or correct the disk.info or the domain";
 const MOUNT: &str = "mount or repair the filesystem that it is on";
 const UNDEFINE: &str = "mount the filesystem that it is on, or undefine the domain, or leave its XML out";
 const LATER: &str = "run this again when fewer instances are being moved";
@@ -118,6 +118,13 @@ impl<'a> Names<'a> {
             let error = format!("domain {domain} has it as a disk, and it does not exist");
             let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
             self.note(path, Some(&error), blocks, UNDEFINE);
+        }
+        // A file of the cache is seen itself.
+        let is_of_cache = disk.identity.is_some_and(|it| self.by_identity.contains_key(&it));
+        let has_lost_header = !disk.has_header && !disk.is_missing && disk.problem.is_none() && !is_of_cache;
+        if has_lost_header && !may_be_raw {
+            let error = "has no header, and is of a format that has one by its domain";
+            self.note(path, Some(error), !is_volume, CORRECT);
         }
         self.of_disk(disk, by);
         if disk.is_raw && !may_be_raw {

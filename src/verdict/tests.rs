@@ -45,6 +45,7 @@ pub(crate) fn disk(path: &str, names: &[&str]) -> Disk {
         path: path.into(),
         identity: Some(Identity { dev: 2, ino: 1 }),
         references: names.iter().map(Into::into).collect(),
+        has_header: true,
         ..Disk::default()
     }
 }
@@ -723,6 +724,8 @@ fn a_disk_that_the_domain_calls_qcow2_is_not_raw_whatever_disk_info_says() {
         ("a name that was not followed, raw", raw(&["/x/y"]), true, true),
         ("a name that others have, and that is missing", raw(&["/x/z"]), false, false),
         ("a name in the cache", raw(&[&format!("/i/_base/{B}")]), false, true),
+        ("its header lost", Disk { has_header: false, ..disk("/i/u/disk", &[]) }, false, false),
+        ("without a header, raw", Disk { has_header: false, ..disk("/i/u/disk", &[]) }, true, true),
     ] {
         let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
         add(&mut evidence, "u", vec![disk.clone()]);
