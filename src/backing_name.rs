@@ -121,7 +121,9 @@ impl Meaning {
                 ("driver", Value::String(driver)) if is_one_of(driver, PATHS) => {}
                 ("driver", Value::String(driver)) if is_one_of(driver, ON_OTHERS) => {
                     // One image may be the content of another.
-                    if is_one_of(driver, FORMATS) && self.format.replace(driver.clone()).is_some() {
+                    let is_second =
+                        is_one_of(driver, FORMATS) && self.format.replace(driver.clone()).is_some();
+                    if is_second {
                         self.unknown("an image within an image".into());
                     }
                 }
