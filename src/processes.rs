@@ -31,7 +31,8 @@ pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
     // By the number that this /proc knows it by.
     let own = fs_err::read_link("/proc/self")?;
     let in_question = |path: &Path| identity_of(path).filter(|it| files.contains_key(it));
-    for pid in names(Path::new("/proc"))? {
+    let proc = Path::new("/proc");
+    for pid in names(proc).map_err(|error| in_path(proc, &error))? {
         let pid = pid.display().to_string();
         if !is_number(&pid) || Path::new(&pid) == own {
             continue;
@@ -43,7 +44,8 @@ pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
         }
     }
     let block = Path::new("/sys/block");
-    for device in names(block)? {
+    let devices = names(block).map_err(|error| in_path(block, &error))?;
+    for device in devices {
         let backing_file = block.join(&device).join("loop/backing_file");
         let Ok(file) = fs_err::read_to_string(backing_file) else { continue };
         let file = Path::new(file.trim_end_matches('\n'));
@@ -55,6 +57,10 @@ pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
         }
     }
     Ok(users)
+}
+
+fn in_path(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// `process 4711 (qemu-img)`.

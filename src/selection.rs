@@ -27,6 +27,8 @@ pub struct Known<'a> {
     /// Files of the cache, and missing ones.
     pub names: BTreeSet<&'a OsStr>,
     pub catalog: &'a Catalog<'a>,
+    /// For `--keep`: then a name that has gone keeps what begins with it, rather than nothing.
+    pub is_to_keep: bool,
 }
 
 impl Selection {
@@ -66,7 +68,9 @@ impl Selection {
         // What is whole is no start of other names.
         let has_gone = || {
             let name = CacheName::parse(name);
-            name.kind == Kind::Original && name.fingerprint.is_some_and(|it| known.has_files(it))
+            !known.is_to_keep
+                && name.kind == Kind::Original
+                && name.fingerprint.is_some_and(|it| known.has_files(it))
         };
         if known.names.contains(name) || known.names.contains(aside.as_os_str()) || has_gone() {
             let mut info = name.to_owned();
@@ -134,7 +138,10 @@ mod tests {
         let (copy, part) = (format!("{B}_5"), format!("{B}.part"));
         let catalog = &Catalog::default();
         let names = [&*copy, &*part].map(OsStr::new).into();
-        let known = Known { cache_dir: "/i/_base".into(), names, catalog };
+        let mut known = Known { cache_dir: "/i/_base".into(), names, catalog, is_to_keep: true };
+        let kept = Selection::resolve(&[B.into()], &known).unwrap().0;
+        assert!(kept.contains(OsStr::new(&copy)) && kept.contains(OsStr::new(&part)));
+        known.is_to_keep = false;
         let resolve = |word: &str| Selection::resolve(&[word.into()], &known).unwrap();
         let (selection, unknown) = resolve(B);
         assert!(unknown.is_empty() && selection.contains(OsStr::new(B)));
@@ -152,6 +159,7 @@ mod tests {
             cache_dir: "/i/_base".into(),
             names: files.iter().map(OsStr::new).collect(),
             catalog: &Catalog::new(Some(&images), None),
+            is_to_keep: false,
         };
         for (word, expected) in [
             (B, Some(vec![B])),
@@ -180,7 +188,8 @@ mod tests {
     fn a_name_means_the_same_file_set_aside_too() {
         let aside = [A, NEAR_A].map(|it| set_aside_name(OsStr::new(it)));
         let names = aside.iter().map(|it| it.as_os_str()).collect();
-        let known = Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default() };
+        let known =
+            Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default(), is_to_keep: false };
         let [a, near_a] = &aside;
         let path = Path::new("/i/_base").join(A).into_os_string();
         for word in [A.into(), path, "86f7e437fa".into(), "a".into(), a.clone()] {
@@ -197,6 +206,7 @@ mod tests {
             cache_dir: "/i/_base".into(),
             names: [OsStr::new(A)].into(),
             catalog: &Catalog::default(),
+            is_to_keep: false,
         };
         let (selection, unknown) = Selection::resolve(std::slice::from_ref(a), &known).unwrap();
         assert!(unknown.is_empty() && selection.contains(OsStr::new(A)));
@@ -209,6 +219,7 @@ mod tests {
             cache_dir: "/i/_base".into(),
             names: [OsStr::new(A)].into(),
             catalog: &Catalog::default(),
+            is_to_keep: false,
         };
         let (selection, unknown) = Selection::resolve(&["A".into()], &known).unwrap();
         assert!(unknown.is_empty() && selection.contains(OsStr::new(A)));
@@ -217,7 +228,8 @@ mod tests {
     #[test]
     fn a_name_means_its_info_file_too() {
         let names = BTreeSet::from([OsStr::new(A)]);
-        let known = Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default() };
+        let known =
+            Known { cache_dir: "/i/_base".into(), names, catalog: &Catalog::default(), is_to_keep: false };
         let (selection, _) = Selection::resolve(&[A.into()], &known).unwrap();
         assert!(selection.contains(OsStr::new(&format!("{A}.info"))));
         assert!(!selection.contains(OsStr::new(&format!("{A}_5"))));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::hostile::{Bait, limited, meanwhile, sane};
-use crate::common::prune::{chown_all, finish, names, strace_log, under_strace};
+use crate::common::prune::{chown_all, finish, names, strace_log, under_strace, wait_until};
 use crate::common::{HOST, NO_ARGS, Run, domain, file_disk, overlay, plain_qcow2, qemu_img, tool};
 use assert_cmd::cargo::cargo_bin;
 use nova_imagecache::cache_name::cache_file_name;
@@ -109,10 +109,9 @@ fn the_target_of_a_link_in_the_cache_is_kept_with_the_link() {
 struct LoopDevice(PathBuf);
 
 impl LoopDevice {
-    fn on(image: &Path) -> Self {
-        // A device has whole sectors.
+    fn on(image: &Path, size_bytes: u64) -> Self {
         let file = fs_err::OpenOptions::new().write(true).open(image).unwrap();
-        file.set_len(1 << 20).unwrap();
+        file.set_len(size_bytes).unwrap();
         let losetup = Command::new(tool("losetup", "mount")).args(["--find", "--show"]).arg(image).output();
         let losetup = losetup.unwrap();
         assert!(losetup.status.success(), "this test needs root and a free loop device: {losetup:?}");
@@ -131,7 +130,8 @@ fn a_file_that_the_header_on_a_block_device_names_is_kept() {
     let scene = scene();
     let image = scene.world.outside().join("volume");
     overlay(&image, scene.unused_file());
-    let device = LoopDevice::on(&image);
+    // A device has whole sectors.
+    let device = LoopDevice::on(&image, 1 << 20);
     for what in ["a chain", "a link to it in place of a disk", "a domain's disk", "a link in the cache"] {
         let disk = scene.disk("disk.local");
         let mut args = NO_ARGS.to_vec();
@@ -231,16 +231,47 @@ fn a_raw_disk_that_nobody_calls_otherwise_does_not_stop_the_clean_up() {
     }
 }
 
+/// nova writes disk.info, and then qemu-img makes the disk, which is empty for a moment.
+#[test]
+fn a_disk_that_is_just_being_made_does_not_stop_the_clean_up() {
+    let scene = scene();
+    let disk = scene.disk("disk.local");
+    fs_err::write(scene.disk("disk.info"), json!({"/x/disk.local": "qcow2"}).to_string()).unwrap();
+    fs_err::write(&disk, "").unwrap();
+    let (made, base) = (scene.world.outside().join("made"), scene.world.base(&scene.used));
+    overlay(&made, &base);
+    let mut command = Command::new(cargo_bin!("nova-imagecache"));
+    command.args(["explain", "-f", "json", "-p"]).arg(scene.world.instances_path());
+    // What is read first of the disk comes late enough.
+    let slow = [
+        "-f",
+        "-P",
+        disk.to_str().unwrap(),
+        "-e",
+        "trace=pread64",
+        "-e",
+        "inject=pread64:delay_exit=300000:when=1",
+    ];
+    let mut slow = under_strace(&scene.world, slow, &command);
+    let run = std::thread::scope(|scope| {
+        let run = scope.spawn(|| finish(&mut slow));
+        wait_until("the empty disk has been read", || {
+            fs_err::read_to_string(strace_log(&scene.world)).is_ok_and(|it| it.contains("pread64"))
+        });
+        fs_err::rename(&made, &disk).unwrap();
+        run.join().unwrap()
+    });
+    assert_eq!(run.exits(0).verdict(&scene.unused), "removable");
+}
+
 /// As a network block device is whose server is gone.
 #[test]
 fn a_block_device_without_content_hides_what_it_named() {
     let scene = scene();
     let image = scene.world.outside().join("volume");
-    overlay(&image, scene.unused_file());
-    let device = LoopDevice::on(&image);
-    let node = device.0.clone();
-    drop(device);
-    overlay(&scene.disk("disk.local"), &node);
+    fs_err::write(&image, "").unwrap();
+    let device = LoopDevice::on(&image, 0);
+    overlay(&scene.disk("disk.local"), &device.0);
     let run = scene.world.explain(NO_ARGS).exits(1);
     assert_eq!(run.verdict(&scene.unused), "unknown", "{run:#?}");
     assert!(run.stderr.contains("a block device without content"), "{}", run.stderr);

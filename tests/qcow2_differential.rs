@@ -400,7 +400,7 @@ fn a_name_means_the_file_that_qemu_opens_or_is_a_problem() {
             qemu_img(&root, &["create", "-q", "-f", "qcow2", "-u", "-b", &name, "-F", "raw", disk_arg, "1M"]);
         assert!(made.status.success(), "{name}: {}", String::from_utf8_lossy(&made.stderr));
         let header = ours(&disk).unwrap();
-        let meaning = backing_name::parse(&header.backing_file.unwrap());
+        let meaning = backing_name::parse(&header.backing_file.unwrap(), header.backing_format.as_deref());
         let chain = qemu_img(&root, &["info", "--output=json", "-U", "--backing-chain", disk_arg]);
         let result = if !chain.status.success() {
             "not opened by qemu-img"

@@ -149,9 +149,6 @@ impl<'a> Pass<'a> {
             return Ok(Some(Cow::Borrowed(inventory)));
         }
         let domains = inventory::read(&[], &again)?.parse(&self.policy.host)?;
-        if let [why, ..] = &domains.incomplete[..] {
-            anyhow::bail!("{why}");
-        }
         Ok(Some(Cow::Owned(inventory.with_domains(domains))))
     }
 
@@ -182,6 +179,7 @@ impl<'a> Pass<'a> {
             cache_dir: self.layout.cache_dir(),
             names: evidence.cache_files().map(|(name, _)| name.as_os_str()).collect(),
             catalog: &catalog,
+            is_to_keep: true,
         };
         let (keep, _) = Selection::resolve(&spelt(&self.judging.keep, &known), &known)?;
         let judgement = verdict::judge(evidence, inventory, (&self.policy, &keep), as_of.unwrap_or(now));
@@ -219,6 +217,7 @@ impl<'a> Pass<'a> {
             cache_dir: self.layout.cache_dir(),
             names: files.chain(missing).collect(),
             catalog: &found.catalog,
+            is_to_keep: false,
         };
         let words = &spelt(words, &known);
         let (selection, unknown) = Selection::resolve(words, &known)?;

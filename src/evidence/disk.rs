@@ -1,11 +1,14 @@
 //! One file: is it a disk, and which files does its header name?
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -33,16 +36,17 @@ pub fn read(path: PathBuf, opened: &Opened) -> Disk {
         Err(problem) => return Disk { problem: Some(problem), ..disk },
     };
     disk.has_header = header.is_there;
-    disk.tells_of_header = header.backing_format.is_some_and(qcow2::has_header);
     let data_file = header.data_file.map(|it| (backing_name::parse_data_file(&it), it));
-    let backing_file = header.backing_file.map(|it| (backing_name::parse(&it), it));
+    let format = header.backing_format.as_deref();
+    let backing_file = header.backing_file.map(|it| (backing_name::parse(&it, format), it));
     for (meaning, name) in [data_file, backing_file].into_iter().flatten() {
         // A header rarely gives two names, so the list of the first is kept as it is.
         let mut files: Vec<PathBuf> =
             meaning.files.into_iter().map(|file| backing_name::resolve(&disk.path, file)).collect();
         files.append(&mut disk.references);
         disk.references = files;
-        disk.tells_of_header |= meaning.format.is_some_and(qcow2::has_header);
+        let with_header = meaning.with_header.into_iter().map(|it| backing_name::resolve(&disk.path, it));
+        disk.with_header.extend(with_header);
         let why = |why| format!("backing file name {:?}: {why}", String::from_utf8_lossy(&name));
         disk.problem = disk.problem.or(meaning.problem.map(why));
     }
@@ -61,7 +65,9 @@ fn read_header(opened: &Opened) -> Result<qcow2::Header, String> {
     loop {
         let length = fill(opened, head).map_err(|error| cause(&error))?;
         if length == 0 && !opened.is_regular {
-            return Err("a block device without content: what it stands for is not attached".into());
+            return Err(
+                "a block device without content, as where its volume is not attached: attach it".into()
+            );
         }
         // A file that has shrunk is as long as what could be read of it.
         let size =
@@ -91,11 +97,56 @@ fn fill(opened: &Opened, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// What the `disk.info` of a directory, which nova writes, tells of the disks in it.
+///
+/// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count. One
+/// that cannot be read, or that gives several formats, says nothing.
+pub struct DiskInfo<'a> {
+    at: BorrowedFd<'a>,
+    path: Cow<'a, OsStr>,
+    formats: OnceCell<Map<String, Value>>,
+}
+
+impl<'a> DiskInfo<'a> {
+    pub fn new(at: BorrowedFd<'a>, path: impl Into<Cow<'a, OsStr>>) -> Self {
+        Self { at, path: path.into(), formats: OnceCell::new() }
+    }
+
+    fn read(&self) -> Option<Map<String, Value>> {
+        let text = read_small(self.at, &self.path, LARGEST_DISK_INFO).ok()??;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn format_of(&self, disk: &Path) -> Option<&str> {
+        let formats = self.formats.get_or_init(|| self.read().unwrap_or_default()).iter();
+        let mut formats = formats.filter(|(path, _)| base_name(Path::new(path)) == base_name(disk));
+        let (_, first) = formats.next()?;
+        first.as_str().filter(|_| formats.all(|(_, it)| it == first))
+    }
+}
+
+/// How often a disk that has no header yet is read, and how long apart.
+const READS: usize = 5;
+const BETWEEN_READS: Duration = Duration::from_millis(50);
+
+/// Reads a disk until it has the header that something tells it to have: nova writes `disk.info` before `qemu-img` makes
+/// the disk, which is empty for a moment.
+pub fn with_patience<T>(mut read: impl FnMut() -> T, has_lost_header: impl Fn(&T) -> bool) -> T {
+    for _ in 1..READS {
+        let disk = read();
+        if !has_lost_header(&disk) {
+            return disk;
+        }
+        std::thread::sleep(BETWEEN_READS);
+    }
+    read()
+}
+
 impl Disk {
     /// Heeds the format that the `disk.info` beside it gives.
-    pub fn heed_disk_info(&mut self, at: BorrowedFd<'_>, disk_info: &OsStr) {
-        let format = format_by_disk_info(at, disk_info, &self.path);
-        self.is_raw = format.as_deref() == Some("raw");
+    pub fn heed(&mut self, disk_info: &DiskInfo<'_>) {
+        let format = disk_info.format_of(&self.path);
+        self.is_raw = format == Some("raw");
         if format.is_some_and(qcow2::has_header) {
             self.must_have_header("the disk.info beside it");
         }
@@ -103,24 +154,9 @@ impl Disk {
 
     /// What begins with no header names nothing; but what is told to have one has lost it, and with it the names.
     pub fn must_have_header(&mut self, by: &str) {
-        if !self.has_header {
-            self.problem
-                .get_or_insert_with(|| format!("has no header, and is of a format that has one by {by}"));
+        if !self.has_header && self.problem.is_none() {
+            self.has_lost_header = true;
+            self.problem = Some(format!("has no header, and is of a format that has one by {by}"));
         }
     }
-}
-
-/// The format that a `disk.info`, which nova writes, gives for a disk beside it.
-///
-/// It maps paths to formats; the paths may be those of another host or of before a rename, so only base names count. One
-/// that cannot be read, or that gives several, says nothing.
-fn format_by_disk_info(at: BorrowedFd<'_>, disk_info: &OsStr, disk: &Path) -> Option<String> {
-    let text = read_small(at, disk_info, LARGEST_DISK_INFO).ok()??;
-    let formats: Map<String, Value> = serde_json::from_slice(&text).ok()?;
-    let mut formats = formats
-        .into_iter()
-        .filter(|(path, _)| base_name(Path::new(path)) == base_name(disk))
-        .map(|(_, format)| format);
-    let first = formats.next()?;
-    formats.all(|it| it == first).then(|| first.as_str().map(str::to_owned))?
 }

@@ -165,8 +165,10 @@ pub struct Disk {
     pub problem: Option<String>,
     /// Whether it begins with the header of an image that can name others.
     pub has_header: bool,
-    /// Whether it tells that the first of its references has one.
-    pub tells_of_header: bool,
+    /// Whether it has none, and something tells that it had: then that is its problem.
+    pub has_lost_header: bool,
+    /// Those of its references that it tells to have one.
+    pub with_header: Vec<PathBuf>,
     /// Whether the `disk.info` beside it calls it raw, and what names it tells nothing else; asked only where that
     /// matters.
     pub is_raw: bool,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::AT_FDCWD;
 
-use super::disk::{self, DISK_INFO};
+use super::disk::{self, DISK_INFO, DiskInfo};
 use super::open::{cause, has_vanished, open_examined};
 use super::parallel::Workers;
 use super::{Disk, Evidence};
@@ -31,7 +31,7 @@ pub fn follow(
     let mut frontier: Vec<PathBuf> = names.collect::<BTreeSet<_>>().into_iter().cloned().collect();
     // Those that what names them tells to have a header.
     let of_disks = evidence.directories.values().flat_map(|it| &it.disks);
-    let mut told: BTreeSet<PathBuf> = of_disks.filter_map(told_by).filter(is_followed).cloned().collect();
+    let mut told: BTreeSet<PathBuf> = of_disks.flat_map(told_by).filter(is_followed).cloned().collect();
     let most = NAMES_A_STEP.max(2 * frontier.len());
     let mut known: BTreeMap<PathBuf, Disk> = BTreeMap::new();
     for depth in 1.. {
@@ -49,7 +49,7 @@ pub fn follow(
             None => look(evidence, path, told.contains(path)),
         });
         let mut next: BTreeSet<PathBuf> = named_by(&found).filter(is_followed).cloned().collect();
-        let told_now = found.iter().filter_map(told_by).filter(is_followed).filter(|it| !told.contains(*it));
+        let told_now = found.iter().flat_map(told_by).filter(is_followed).filter(|it| !told.contains(*it));
         let told_now: BTreeSet<PathBuf> = told_now.cloned().collect();
         known.extend(frontier.into_iter().zip(found));
         next.retain(|it| !known.contains_key(it));
@@ -67,11 +67,15 @@ fn named_by<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item
 }
 
 /// What a disk names and tells to have a header.
-fn told_by(disk: &Disk) -> Option<&PathBuf> {
-    disk.references.first().filter(|_| disk.tells_of_header && !disk.is_raw)
+fn told_by(disk: &Disk) -> &[PathBuf] {
+    if disk.is_raw { &[] } else { &disk.with_header }
 }
 
 fn look(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
+    disk::with_patience(|| look_once(evidence, path, must_have_header), |it| it.has_lost_header)
+}
+
+fn look_once(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
     let mut disk = Disk { path: path.to_owned(), ..Disk::default() };
     // Only a domain's: opened from here it would be another file.
     if path.is_relative() {
@@ -81,14 +85,14 @@ fn look(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
         Ok(Some(opened)) => {
             disk = disk::read(disk.path, &opened);
             // Without this the names of a circle of disks, `../b/disk` and `../a/disk`, would grow with each step.
-            for reference in &mut disk.references {
+            for reference in disk.references.iter_mut().chain(&mut disk.with_header) {
                 if let Some(below) = evidence.below_instances_path(reference) {
                     *reference = evidence.layout.instances_path.join(below);
                 }
             }
             let disk_info = path.with_file_name(DISK_INFO);
             if disk.problem.is_some() || !disk.has_header || !disk.references.is_empty() {
-                disk.heed_disk_info(AT_FDCWD, disk_info.as_os_str());
+                disk.heed(&DiskInfo::new(AT_FDCWD, disk_info.into_os_string()));
             }
         }
         Ok(None) => {}
@@ -101,7 +105,7 @@ fn look(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
     if must_have_header && !disk.is_missing {
         // QEMU goes by what names it.
         disk.is_raw = false;
-        disk.must_have_header("what names it");
+        disk.must_have_header("the header that names it (qemu-img rebase -u -F raw corrects that)");
     }
     disk
 }

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, fstat, fstatat};
 use rustix::fs::FileType;
 
 use super::cache::open_instances_path;
-use super::disk::{self, DISK_INFO};
+use super::disk::{self, DISK_INFO, DiskInfo};
 use super::open::{cause, has_vanished, open_listed, retried, type_of};
 use super::parallel::Workers;
 use super::{Directory, Disk, Identity, name_in_cache};
@@ -119,6 +119,8 @@ impl Walker<'_> {
                         |it: Entry| Entry { below: Path::new(SNAPSHOTS).join(it.below).into(), ..it };
                     entries.extend(snapshots.into_iter().filter(Entry::may_be_directory).map(in_snapshots));
                 }
+                // It was removed: one more round settles it.
+                Err(error) if has_vanished(&error) => entries.retain(|it| it.below != SNAPSHOTS),
                 Err(error) => problem = Some(cause(&error)),
             }
         }
@@ -135,7 +137,10 @@ impl Walker<'_> {
         let leads_to = if is_link { type_at(root, name, AtFlags::empty()) } else { Ok(listed) };
         match leads_to {
             Ok(FileType::Directory) => self.read_directory(root, name, is_link).map(Read::Directory),
-            Ok(_) => self.read_disk((root, OsStr::new("")), name, listed).map(Read::File),
+            Ok(_) => {
+                let disk_info = &DiskInfo::new(root, OsStr::new(DISK_INFO));
+                self.read_disk((root, OsStr::new("")), name, listed, disk_info).map(Read::File)
+            }
             Err(error) => {
                 // Among directories a link that leads nowhere is a directory that cannot be read.
                 type_at(root, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -174,9 +179,10 @@ impl Walker<'_> {
             }
         })?;
         directory.disks.reserve_exact(names.len());
+        let disk_info = &DiskInfo::new(opened.as_fd(), OsStr::new(DISK_INFO));
         for (name, listed) in names {
             let listed = known_type(opened.as_fd(), &name, listed)?;
-            directory.disks.extend(self.read_disk((opened.as_fd(), below), &name, listed)?);
+            directory.disks.extend(self.read_disk((opened.as_fd(), below), &name, listed, disk_info)?);
         }
         Ok(())
     }
@@ -184,9 +190,22 @@ impl Walker<'_> {
     /// Reads what may be a disk: a regular file, a block device, or a link to one. An error where it has vanished.
     fn read_disk(
         &self,
+        place: (BorrowedFd<'_>, &OsStr),
+        name: &OsStr,
+        listed: FileType,
+        disk_info: &DiskInfo<'_>,
+    ) -> io::Result<Option<Disk>> {
+        let has_lost_header =
+            |it: &io::Result<Option<Disk>>| matches!(it, Ok(Some(disk)) if disk.has_lost_header);
+        disk::with_patience(|| self.read_disk_once(place, name, listed, disk_info), has_lost_header)
+    }
+
+    fn read_disk_once(
+        &self,
         (at, below): (BorrowedFd<'_>, &OsStr),
         name: &OsStr,
         listed: FileType,
+        disk_info: &DiskInfo<'_>,
     ) -> io::Result<Option<Disk>> {
         let root = self.layout.instances_path.as_os_str();
         // At once as long as it gets.
@@ -208,7 +227,7 @@ impl Walker<'_> {
         let stands_on_cache =
             || disk.has_header && disk.references.iter().all(|it| name_in_cache(self.layout, it).is_some());
         if disk.problem.is_some() || !stands_on_cache() {
-            disk.heed_disk_info(at, OsStr::new(DISK_INFO));
+            disk.heed(disk_info);
         }
         Ok(Some(disk))
     }

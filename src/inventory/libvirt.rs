@@ -47,16 +47,8 @@ pub fn parse(text: &[u8], host: &str) -> Result<Option<Source>> {
     };
     let instance = child(domain, "metadata").and_then(nova_instance);
     let rows = instance.map(|it| rows(domain, it, host)).transpose()?.unwrap_or_default();
-    let is_slice = |it: Node<'_, '_>| it.has_tag_name("slice") && it.attribute("offset") != Some("0");
-    let has_slice = domain.descendants().any(is_slice);
-    let incomplete =
-        has_slice.then(|| format!("domain {id} has a disk within a file (slice), which is not read here"));
-    Ok(Some(Source {
-        rows,
-        domain_disks: disks(domain, id, instance.is_some()),
-        incomplete: incomplete.into_iter().collect(),
-        ..Source::default()
-    }))
+    let domain_disks = disks(domain, id, instance.is_some());
+    Ok(Some(Source { rows, domain_disks, ..Source::default() }))
 }
 
 /// Counts at least as many attributes as there are: an equals sign in a text or a value counts as well.
@@ -81,7 +73,8 @@ fn disks(domain: Node<'_, '_>, id: &str, is_novas: bool) -> Vec<DomainDisk> {
         // nova gives one to volumes alone; what others give does not matter.
         let is_volume = is_novas && child(disk, "serial").is_some();
         disks.extend(disk.descendants().filter_map(|node| {
-            let path = path(node).filter(|it| !it.is_empty()).map(PathBuf::from).or_else(|| in_pool(node))?;
+            let path = path(node).filter(|it| !it.is_empty()).map(|it| in_slice(node, it));
+            let path = path.or_else(|| in_pool(node))?;
             let may_be_raw = !format(node).is_some_and(qcow2::has_header);
             Some(DomainDisk { path, is_volume, may_be_raw, domain: id.into() })
         }));
@@ -105,6 +98,12 @@ fn format<'a>(node: Node<'a, '_>) -> Option<&'a str> {
     let owner = if node.has_tag_name("mirror") { node } else { node.parent_element()? };
     let given = child(owner, "driver").or_else(|| child(owner, "format"));
     given.and_then(|it| it.attribute("format").or(it.attribute("type"))).or(owner.attribute("format"))
+}
+
+/// The file, or what stands for a disk that cannot be read where the image does not begin with the file.
+fn in_slice(source: Node<'_, '_>, file: &str) -> PathBuf {
+    let is_inner = |it: Node<'_, '_>| it.has_tag_name("slice") && it.attribute("offset") != Some("0");
+    if source.descendants().any(is_inner) { format!("slice of {file}").into() } else { file.into() }
 }
 
 /// A volume of one of libvirt's storage pools. libvirt alone knows the path, so it stands for a disk that cannot be read.
@@ -291,16 +290,21 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_within_a_file_makes_the_inventory_incomplete() {
-        let text = |slice: &str| {
-            format!(
-                "<domain><name>n</name><devices><disk><driver type='qcow2'/><source file='/d'><slices>{slice}</slices>\
-                 </source></disk></devices></domain>"
-            )
+    fn a_disk_that_does_not_begin_with_its_file_cannot_be_read() {
+        let disk = |source: &str, offset: usize| {
+            let slice = format!("<slices><slice type='storage' offset='{offset}' size='9'/></slices>");
+            format!("<disk><driver type='raw'/><source {source}>{slice}</source></disk>")
         };
-        assert_eq!(parsed(&text("<slice type='storage' offset='0' size='9'/>")).incomplete, [""; 0]);
-        let incomplete = parsed(&text("<slice type='storage' offset='512' size='9'/>")).incomplete;
-        assert!(incomplete[0].starts_with("domain n has a disk within a file"), "{incomplete:?}");
+        let text = format!(
+            "<domstatus><domain><name>n</name><metadata><slice offset='1'/></metadata><devices>{}{}{}</devices></domain>\
+             <blockjobs><blockjob>{}</blockjob></blockjobs></domstatus>",
+            disk("file='/whole'", 0),
+            disk("file='/d'", 512),
+            disk("protocol='rbd' name='vms/x'", 512),
+            disk("file='/job'", 512)
+        );
+        let disks: Vec<_> = parsed(&text).domain_disks.into_iter().map(|it| it.path).collect();
+        assert_eq!(disks, ["/whole", "slice of /d", "slice of /job"].map(Path::new));
     }
 
     #[test]

@@ -189,7 +189,6 @@ impl Texts {
                     let all = all.get_or_insert_default();
                     all.rows.extend(source.rows);
                     all.domain_disks.extend(source.domain_disks);
-                    all.incomplete.extend(source.incomplete);
                 } else if file == path {
                     bail!("--libvirt {}: is no domain XML: name what virsh dumpxml prints", path.display());
                 }
@@ -249,10 +248,20 @@ fn read_domains(path: &Path) -> Result<Vec<Text>> {
     let mut files = Vec::new();
     for file in names {
         // The domain was undefined since the folder was listed, or its autostart link was left behind. Another link leads
-        // to a domain that cannot be read.
-        let may_be_gone = || file.parent() != Some(path) || fs_err::symlink_metadata(&file).is_err();
+        // to a domain that cannot be read; libvirt passes over names that begin with a dot.
+        let is_hidden = || file.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
+        let is_lost = || {
+            file.parent() == Some(path)
+                && is_named_so(&file)
+                && !is_hidden()
+                && file.symlink_metadata().is_ok()
+        };
         let is_file = match fs_err::metadata(&file) {
-            Err(error) if error.kind() == ErrorKind::NotFound && may_be_gone() => false,
+            Err(error) if error.kind() == ErrorKind::NotFound && is_lost() => bail!(
+                "{}: a link to nothing: mount what it leads to, or remove it if the domain is gone",
+                file.display()
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => false,
             metadata => metadata?.is_file(),
         };
         // A FIFO or a device is no domain, and opening one may wait forever, even if it takes the place of a file.
@@ -418,7 +427,12 @@ mod tests {
         // The domain that it leads to may be there.
         fs_err::os::unix::fs::symlink("../not-mounted/v.xml", path("v.xml")).unwrap();
         let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
-        assert!(error.contains("v.xml"), "{error}");
+        assert!(error.contains("v.xml: a link to nothing"), "{error}");
+        fs_err::remove_file(path("v.xml")).unwrap();
+        // As editors make them.
+        fs_err::os::unix::fs::symlink("user@host.1", path(".#n.xml")).unwrap();
+        fs_err::os::unix::fs::symlink("nowhere", path("README")).unwrap();
+        assert_eq!(load(&[folder.path().into()]).unwrap().instances.len(), 1);
         let empty = path("empty").display().to_string();
         assert_eq!(load(&[path("empty")]).unwrap().warnings, [Warning::NoDomains { path: empty }]);
     }

@@ -119,7 +119,7 @@ impl<'a> Names<'a> {
             let blocks = !is_volume && !is_known_to_be_gone(self.evidence, path);
             self.note(path, Some(&error), blocks, UNDEFINE);
         }
-        // A file of the cache is seen itself.
+        // What is wrong with a file of this cache is noted with the cache.
         let is_of_cache = disk.identity.is_some_and(|it| self.by_identity.contains_key(&it));
         let has_lost_header = !disk.has_header && !disk.is_missing && disk.problem.is_none() && !is_of_cache;
         if has_lost_header && !may_be_raw {

@@ -251,7 +251,7 @@ fn a_row_of_a_name_alone_counts_though_another_cell_has_an_instance_of_that_name
 fn copies_of_a_used_image_go_only_when_all_its_disks_tell() {
     let (old, used) = (format!("{A}_1"), format!("/i/_base/{A}_2"));
     let on = |it: &str, name: &str| vec![disk(&format!("/i/{it}/disk"), &[name])];
-    let raw = |it: &str| vec![disk(&format!("/i/{it}/disk"), &[])];
+    let raw = |it: &str| vec![Disk { has_header: false, ..disk(&format!("/i/{it}/disk"), &[]) }];
     let swap = vec![disk("/i/v/disk.swap", &[])];
     let of_b = format!("/i/_base/{B}_2");
     for (what, disks_of_u, disks_of_v, expected) in [
@@ -564,7 +564,12 @@ fn what_is_asked_to_be_kept_and_what_qemu_has_open_is_in_use() {
     let files = &mut evidence.cache.as_mut().unwrap().files;
     files.get_mut(OsStr::new("swap_6")).unwrap().is_open_in_qemu = true;
     let (cache_dir, catalog) = (PathBuf::new(), &crate::catalog::Catalog::default());
-    let known = crate::selection::Known { cache_dir, names: BTreeSet::from([OsStr::new(A)]), catalog };
+    let known = crate::selection::Known {
+        cache_dir,
+        names: BTreeSet::from([OsStr::new(A)]),
+        catalog,
+        is_to_keep: true,
+    };
     let (keep, _) = Selection::resolve(&["a".into()], &known).unwrap();
     let judgement = super::judge(&evidence, None, (&policy(), &keep), NOW);
     let codes: Vec<_> = judgement.files.iter().map(|it| it.reasons[0].code).collect();

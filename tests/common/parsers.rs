@@ -66,7 +66,7 @@ pub fn qcow2_header(file: &[u8]) {
 pub fn name_of_a_backing_file(name: &[u8]) {
     use std::os::unix::ffi::OsStrExt as _;
 
-    let meaning = backing_name::parse(name);
+    let meaning = backing_name::parse(name, None);
     assert!(meaning.files.len() <= name.len());
     for file in &meaning.files {
         assert!(file.file_name().is_some(), "{file:?}");
