@@ -104,13 +104,15 @@ impl Meaning {
             Err(error) => self.unknown(error.to_string()),
             Ok(Value::Object(_)) if depth == DEEPEST => self.unknown("nested too deeply".into()),
             Ok(Value::Object(mut options)) => {
-                // What is told beside the name counts before what it tells itself.
-                if depth == 0
-                    && let Some(format) = format
-                {
+                // The format that is told beside the name counts before the one that it tells itself; a protocol has the
+                // image in it.
+                let is_protocol = |it: &str| is_one_of(it, PATHS) || is_one_of(it, NOT_FILES);
+                let protocol = options.get("driver").and_then(Value::as_str).is_some_and(is_protocol);
+                let is_content = depth > 0 || protocol;
+                if let Some(format) = format.filter(|_| !is_content) {
                     options.insert("driver".into(), format.into());
                 }
-                let remote = self.add_node(&options, depth, format.filter(|_| depth > 0));
+                let remote = self.add_node(&options, depth, format.filter(|_| is_content));
                 self.check_is_absolute();
                 if !remote && self.files.len() == known && self.problem.is_none() {
                     self.unknown("no file name".into());
@@ -333,6 +335,9 @@ mod tests {
             (Some("qcow2"), "file:/b", &["/b"]),
             (Some("raw"), "/b", &[]),
             (None, "/b", &[]),
+            (Some("qcow2"), r#"json:{"driver":"file","filename":"/b"}"#, &["/b"]),
+            (Some("raw"), r#"json:{"driver":"nbd","host":"h"}"#, &[]),
+            (Some("qcow2"), r#"json:{"driver":"rbd","pool":"p","image":"i"}"#, &[]),
             (None, r#"json:{"driver":"qcow2","offset":0,"file":{"filename":"/b"}}"#, &["/b"]),
             (None, r#"json:{"driver":"luks","file":{"filename":"/b"}}"#, &[]),
             (

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::common::prune::{
     InUse, Running, aside, backing_file, finish, inject, prune_command, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, NO_ARGS, World, overlay, plain_qcow2, python, qemu_img, set_age, tool};
+use crate::common::{DAY, NO_ARGS, Run, World, overlay, plain_qcow2, python, qemu_img, set_age, tool};
 
 /// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
 fn base_in(world: &World, format: &str) -> String {
@@ -227,32 +227,22 @@ fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
-#[test]
-fn where_the_block_devices_cannot_be_listed_nothing_is_removed() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
+/// A prune that sees nothing in a directory of the kernel's.
+fn prune_without(it: &InUse, directory: &str) -> Run {
     let prune = prune_command(&it.world, NO_ARGS);
+    let mount = format!("mount -t tmpfs none {directory} && exec \"$0\" \"$@\"");
     let mut command = Command::new(tool("unshare", "util-linux"));
-    command.args(["--mount", "sh", "-c", "mount -t tmpfs none /sys && exec \"$0\" \"$@\""]);
-    let run = finish(command.arg(prune.get_program()).args(prune.get_args())).exits(1);
-    run.told(&name, "failed", &["cannot see who has it open: /sys/block: "]);
-    it.goes(&name);
+    command.args(["--mount", "--map-root-user", "sh", "-c", &mount]);
+    finish(command.arg(prune.get_program()).args(prune.get_args()))
 }
 
 #[test]
-fn where_the_processes_cannot_be_listed_nothing_is_removed() {
-    let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
-    let prune = prune_command(&it.world, NO_ARGS);
-    let mut command = Command::new(tool("unshare", "util-linux"));
-    command.args([
-        "--mount",
-        "--map-root-user",
-        "sh",
-        "-c",
-        "mount -t tmpfs none /proc && exec \"$0\" \"$@\"",
-    ]);
-    let run = finish(command.arg(prune.get_program()).args(prune.get_args())).exits(1);
-    run.told(&name, "failed", &["cannot see who has it open", "/proc"]);
-    it.goes(&name);
+fn where_the_processes_or_the_block_devices_cannot_be_listed_nothing_is_removed() {
+    for (directory, what) in [("/proc", "/proc"), ("/sys", "/sys/block: ")] {
+        let it = InUse::new();
+        let name = it.world.original("image-a", 2 * DAY);
+        let run = prune_without(&it, directory).exits(1);
+        run.told(&name, "failed", &["cannot see who has it open", what]);
+        it.goes(&name);
+    }
 }
