@@ -207,7 +207,8 @@ fn a_file_that_a_loop_device_stands_on_stays() {
 #[test]
 fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
     let it = InUse::new();
-    let name = it.world.original("image-a", 2 * DAY);
+    // Told by its name: no other test may have a file of that name aside meanwhile.
+    let name = it.world.original("image-of-a-container", 2 * DAY);
     let made = Command::new(tool("unshare", "util-linux"))
         .args([
             "--mount",
