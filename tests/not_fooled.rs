@@ -105,6 +105,16 @@ fn the_target_of_a_link_in_the_cache_is_kept_with_the_link() {
     }
 }
 
+#[test]
+fn what_a_link_in_the_cache_leads_to_is_kept_on_request() {
+    for is_hard in [false, true] {
+        let scene = scene();
+        let (file, link) = (scene.unused_file(), scene.world.base("golden"));
+        if is_hard { fs_err::hard_link(file, link) } else { symlink(file, link) }.unwrap();
+        scene.is_kept("same_file", "golden", &["--keep", "golden"]);
+    }
+}
+
 /// A loop device; it is given back when this is dropped.
 struct LoopDevice(PathBuf);
 
@@ -173,7 +183,6 @@ fn a_header_that_was_lost_hides_what_it_named() {
         "by the domain",
         "by the header that names it",
         "by the header that names it, raw by disk.info",
-        "a directory in its place",
     ] {
         let scene = scene();
         let (disk, outside) = (scene.disk("disk.local"), scene.world.outside().join("image"));
@@ -195,17 +204,12 @@ fn a_header_that_was_lost_hides_what_it_named() {
             _ => {
                 fs_err::rename(&disk, &outside).unwrap();
                 overlay_on_qcow2(&disk, &outside);
-                match what {
-                    "by the header that names it" => lose_header(&outside),
-                    "a directory in its place" => {
-                        fs_err::remove_file(&outside).unwrap();
-                        fs_err::create_dir(&outside).unwrap();
-                    }
-                    _ => {
-                        disk_info(&outside, "raw").unwrap();
-                        scene.is_kept("backing_file", what, args);
-                        continue;
-                    }
+                if what == "by the header that names it" {
+                    lose_header(&outside);
+                } else {
+                    disk_info(&outside, "raw").unwrap();
+                    scene.is_kept("backing_file", what, args);
+                    continue;
                 }
             }
         }
@@ -214,6 +218,53 @@ fn a_header_that_was_lost_hides_what_it_named() {
         assert!(run.stderr.contains("has no header"), "{what}: {}", run.stderr);
         scene.world.prune(args).exits(1);
         assert!(scene.unused_file().exists(), "{what}");
+    }
+}
+
+/// Where the disk tells that a file of the cache is raw, the header in it is a guest's, and cannot stop the clean-up.
+#[test]
+fn a_chain_through_the_cache_that_cannot_be_followed_hides_what_it_named() {
+    type Damage = fn(&Path, &Path);
+    let cases: [(&str, &str, Damage); 3] = [
+        ("gone", "and it does not exist", |outside, _| fs_err::remove_file(outside).unwrap()),
+        ("without its header", "has no header", |outside, _| lose_header(outside)),
+        ("a file of the cache that is a link to nothing", "No such file", |outside, golden| {
+            fs_err::remove_file(golden).unwrap();
+            symlink(outside.with_file_name("unmounted"), golden).unwrap();
+        }),
+    ];
+    for (what, words, damage) in cases {
+        for is_raw in [true, false] {
+            let scene = scene();
+            let (golden, outside) = (scene.world.base("golden"), scene.world.outside().join("image"));
+            overlay(&outside, scene.unused_file());
+            overlay_on_qcow2(&golden, &outside);
+            let disk = scene.disk("disk.local");
+            if is_raw {
+                overlay(&disk, &golden)
+            } else {
+                overlay_on_qcow2(&disk, &golden)
+            };
+            assert_eq!(scene.world.explain(NO_ARGS).exits(0).verdict(&scene.unused), "in_use", "{what}");
+            damage(&outside, &golden);
+            let run = scene.world.explain(NO_ARGS).exits(i32::from(!is_raw));
+            let expected = if is_raw { "removable" } else { "unknown" };
+            assert_eq!(run.verdict(&scene.unused), expected, "{what}: {run:#?}");
+            assert!(is_raw || run.stderr.contains(words), "{what}: {}", run.stderr);
+        }
+    }
+}
+
+/// As where it is a mount point whose filesystem is not mounted.
+#[test]
+fn a_directory_in_the_place_of_a_backing_file_or_of_its_empty_directory_hides_what_it_named() {
+    for (directory, name) in [("tenant", "tenant/image"), ("../image", "../image")] {
+        let scene = scene();
+        let image = scene.path(name);
+        fs_err::create_dir(scene.path(directory)).unwrap();
+        overlay(&scene.disk("disk.local"), &image);
+        let run = scene.world.explain(NO_ARGS).exits(1);
+        assert_eq!(run.verdict(&scene.unused), "unknown", "{name}: {run:#?}");
     }
 }
 

@@ -94,6 +94,7 @@ fn read_entry(at: BorrowedFd<'_>, cache_dir: &Path, name: &OsStr) -> Option<Cach
             file.is_open_in_qemu = is_open_in_qemu(&opened.file).unwrap_or(false);
             let disk = disk::read(std::mem::take(&mut file.path), &opened);
             (file.path, file.references, file.problem) = (disk.path, disk.references, disk.problem);
+            file.with_header = disk.with_header;
         }
         Ok(None) => {}
         Err(error) if has_vanished(&error) && file.link.is_none() => return None,

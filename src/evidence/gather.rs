@@ -11,7 +11,7 @@ use rustix::fs::{CWD, StatxFlags, statx};
 use super::open::read_small;
 use super::parallel::Workers;
 use super::walk::Walker;
-use super::{Evidence, read_cache, references};
+use super::{Evidence, name_in_cache, read_cache, references};
 use crate::filesystem::is_network;
 use crate::layout::{COMPUTE_NODES, Layout};
 use crate::progress::Phase;
@@ -49,7 +49,13 @@ pub fn gather(
     };
     let domain_disks = domain_disks()?;
     workers.progress.enter(Phase::BackingFiles);
-    evidence.references = references::follow(&evidence, &domain_disks, workers);
+    let (references, told) = references::follow(&evidence, &domain_disks, workers);
+    evidence.references = references;
+    for name in told.iter().filter_map(|it| name_in_cache(layout, it)) {
+        if let Some(file) = evidence.cache.as_mut().and_then(|it| it.files.get_mut(name)) {
+            file.is_told_image = true;
+        }
+    }
     Ok(evidence)
 }
 

@@ -116,6 +116,10 @@ pub struct CacheFile {
     pub is_file: bool,
     pub is_open_in_qemu: bool,
     pub references: Vec<PathBuf>,
+    /// Those of its references that it tells to have a header.
+    pub with_header: Vec<PathBuf>,
+    /// Whether a disk tells that it has a header. Otherwise it may be a raw image, whose content is a guest's.
+    pub is_told_image: bool,
     /// Why it cannot be examined, or why there may be more references.
     pub problem: Option<String>,
 }
@@ -144,6 +148,8 @@ pub struct Directory {
     pub is_cache: bool,
     /// `None` where it could not be opened.
     pub mtime: Option<Timestamp>,
+    /// Whether nothing at all lies in it.
+    pub is_empty: bool,
     /// What may be a disk, sorted by path.
     pub disks: Vec<Disk>,
     /// Why it could not be listed.
@@ -154,8 +160,7 @@ pub struct Directory {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
     pub path: PathBuf,
-    /// `None` where it could not be opened: it is missing, it has a problem, or it is a directory, character device, FIFO
-    /// or socket.
+    /// `None` where it could not be opened: it is missing, it has a problem, or it is a character device, FIFO or socket.
     pub identity: Option<Identity>,
     pub disk_bytes: u64,
     /// The files that its header names, as paths; of a link that leads nowhere, where it points. Symbolic links in them

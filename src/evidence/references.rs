@@ -18,20 +18,20 @@ const LONGEST_CHAIN: usize = 64;
 /// step; only paths that name themselves in several ways become more and more.
 const NAMES_A_STEP: usize = 256;
 
-/// Follows every name that the disks and these domains' disks give: each name is looked at once.
+/// Follows every name that the disks and these domains' disks give: each name is looked at once. Gives also the names of
+/// which something tells that they have a header.
 pub fn follow(
     evidence: &Evidence,
     domain_disks: &[PathBuf],
     workers: &Workers<'_>,
-) -> BTreeMap<PathBuf, Disk> {
+) -> (BTreeMap<PathBuf, Disk>, BTreeSet<PathBuf>) {
     let is_followed = |it: &&PathBuf| evidence.plain_cache_file(it).is_none();
     let of_disks = named_by(evidence.directories.values().flat_map(|it| &it.disks));
     let of_cache = evidence.cache_files().flat_map(|(_, it)| &it.references);
     let names = of_disks.chain(of_cache).chain(domain_disks).filter(is_followed);
     let mut frontier: Vec<PathBuf> = names.collect::<BTreeSet<_>>().into_iter().cloned().collect();
-    // Those that what names them tells to have a header.
-    let of_disks = evidence.directories.values().flat_map(|it| &it.disks);
-    let mut told: BTreeSet<PathBuf> = of_disks.flat_map(told_by).filter(is_followed).cloned().collect();
+    let mut told = BTreeSet::new();
+    tell(evidence, evidence.directories.values().flat_map(|it| &it.disks), &mut told);
     let most = NAMES_A_STEP.max(2 * frontier.len());
     let mut known: BTreeMap<PathBuf, Disk> = BTreeMap::new();
     for depth in 1.. {
@@ -49,16 +49,14 @@ pub fn follow(
             None => look(evidence, path, told.contains(path)),
         });
         let mut next: BTreeSet<PathBuf> = named_by(&found).filter(is_followed).cloned().collect();
-        let told_now = found.iter().flat_map(told_by).filter(is_followed).filter(|it| !told.contains(*it));
-        let told_now: BTreeSet<PathBuf> = told_now.cloned().collect();
+        let told_now = tell(evidence, &found, &mut told);
         known.extend(frontier.into_iter().zip(found));
         next.retain(|it| !known.contains_key(it));
         // Looked at once more where that was not known.
-        next.extend(told_now.iter().cloned());
-        told.extend(told_now);
+        next.extend(told_now.into_iter().filter(|it| is_followed(&it)));
         frontier = next.into_iter().collect();
     }
-    known
+    (known, told)
 }
 
 /// A raw disk has no backing file. What its header seems to name is the guest's, who must not lead us about the host.
@@ -66,9 +64,24 @@ fn named_by<'a>(disks: impl IntoIterator<Item = &'a Disk>) -> impl Iterator<Item
     disks.into_iter().filter(|it| !it.is_raw).flat_map(|it| &it.references)
 }
 
-/// What a disk names and tells to have a header.
-fn told_by(disk: &Disk) -> &[PathBuf] {
-    if disk.is_raw { &[] } else { &disk.with_header }
+/// Adds what disks tell to have a header, and what the files of the cache tell that are told so; gives what is new.
+fn tell<'a>(
+    evidence: &'a Evidence,
+    disks: impl IntoIterator<Item = &'a Disk>,
+    told: &mut BTreeSet<PathBuf>,
+) -> Vec<PathBuf> {
+    let disks = disks.into_iter().filter(|it| !it.is_raw);
+    let mut next: Vec<&PathBuf> = disks.flat_map(|it| &it.with_header).collect();
+    let mut new = Vec::new();
+    while let Some(name) = next.pop() {
+        if told.contains(name) {
+            continue;
+        }
+        told.insert(name.clone());
+        new.push(name.clone());
+        next.extend(evidence.plain_cache_file(name).into_iter().flat_map(|it| &it.with_header));
+    }
+    new
 }
 
 fn look(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
@@ -95,6 +108,7 @@ fn look_once(evidence: &Evidence, path: &Path, must_have_header: bool) -> Disk {
                 disk.heed(&DiskInfo::new(AT_FDCWD, disk_info.into_os_string()));
             }
         }
+        Ok(None) if path.is_dir() => disk.problem = Some("a directory, and no file".into()),
         Ok(None) => {}
         Err(error) if has_vanished(&error) => {
             disk.is_missing = true;

@@ -173,7 +173,9 @@ impl Walker<'_> {
             return Ok(());
         }
         let mut names = Vec::new();
+        directory.is_empty = true;
         each_entry(opened.as_fd(), |name, _, listed| {
+            directory.is_empty = false;
             if !disk::is_never_a_disk(name) && listed != FileType::Directory {
                 names.push((name.to_owned(), listed));
             }

@@ -329,7 +329,7 @@ impl<'a> Judge<'a, '_> {
         if file.is_open_in_qemu && !matches!(kind, Kind::Other | Kind::SetAside) {
             reasons.push(Reason::new(Code::OpenInQemu, "a running QEMU has it open"));
         }
-        if self.keep.contains(name) && kind != Kind::Other {
+        if self.keep.contains(name) {
             reasons.push(Reason::new(Code::KeptOnRequest, "kept on request (--keep)"));
         }
         if kind == Kind::Resized

@@ -66,11 +66,13 @@ impl<'a> Names<'a> {
             names.of_domain(disk);
         }
         for (_, file) in evidence.cache_files() {
-            // nova refuses images with a backing file, so one that has it is reported, and what it names is kept; but
-            // whatever is wrong with it cannot hide a disk.
-            let by = By { disk: &file.path, is_unlisted: false, owners: &[], blocks: false };
-            names.follow(&file.references, by);
-            names.note(&file.path, file.problem.as_deref(), false, REPAIR);
+            // nova refuses images with a backing file, so whatever is wrong with one cannot hide a disk. What it names is
+            // kept; and behind one that a disk tells to be no raw image, whose content is a guest's, all must be read.
+            let blocks = file.is_told_image;
+            names.follow(&file.references, By { disk: &file.path, is_unlisted: false, owners: &[], blocks });
+            let is_link = file.link.is_some();
+            let advice = if is_link { READABLE } else { REPAIR };
+            names.note(&file.path, file.problem.as_deref(), blocks && is_link, advice);
         }
         if !evidence.has_settled {
             let error = format!("directories kept changing while they were read {} times", evidence.rounds);
@@ -97,8 +99,7 @@ impl<'a> Names<'a> {
                 self.note(&path, directory.problem.as_deref(), counts, READABLE);
             }
             for disk in &directory.disks {
-                let advice = if disk.identity.is_some() { REPAIR } else { READABLE };
-                self.note(&disk.path, disk.problem.as_deref(), counts && !disk.is_raw, advice);
+                self.note(&disk.path, disk.problem.as_deref(), counts && !disk.is_raw, advice(disk));
                 if counts {
                     self.of_disk(disk, By { disk: &disk.path, is_unlisted, owners, blocks: true });
                 }
@@ -201,12 +202,17 @@ impl<'a> Names<'a> {
             return;
         }
         if !disk.is_raw {
-            self.note(path, disk.problem.as_deref(), true, REPAIR);
+            self.note(path, disk.problem.as_deref(), true, advice(disk));
         }
-        // In the instances path nothing hides behind it: that instance is broken.
-        if disk.is_missing && self.evidence.below_instances_path(path).is_none() {
+        if disk.is_missing {
+            // In the instances path nothing hides behind it, and that instance is broken; but a directory without any
+            // file may be one where nothing is mounted.
+            let below = self.evidence.below_instances_path(path);
+            let directory =
+                below.as_ref().and_then(|it| self.evidence.directories.get(it.parent()?.as_os_str()));
+            let blocks = below.is_none() || directory.is_some_and(|it| it.is_empty);
             let error = format!("backing file of disk {}, and it does not exist", named_in.display());
-            self.note(path, Some(&error), true, MOUNT);
+            self.note(path, Some(&error), blocks, MOUNT);
         }
     }
 
@@ -268,6 +274,10 @@ fn named_by<'a>(code: Code, mut disks: Vec<&'a Path>, instances: Vec<&'a str>) -
         _ => format!("backing file of {by}, in directories of no instance in the inventory"),
     };
     Some(Reason { instances, disks, ..Reason::new(code, text) })
+}
+
+const fn advice(disk: &Disk) -> &'static str {
+    if disk.identity.is_some() { REPAIR } else { READABLE }
 }
 
 /// Whether a file lies in a directory of the cache directory's name.

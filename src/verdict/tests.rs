@@ -139,6 +139,8 @@ fn each_kind_waits_for_its_minimum_age() {
         let evidence = evidence(&[(&name, hours * HOUR)]);
         let policy = Policy { partials, ..policy() };
         assert_eq!(verdict_of(&evidence, &[], &policy), format!("{name}: {expected}"), "{hours} hours");
+        let minimum_age = judge(&evidence, None, &policy, NOW).files[0].minimum_age;
+        assert_eq!(minimum_age.is_none(), expected.starts_with("ignored"), "{name}");
     }
 }
 
@@ -313,7 +315,7 @@ fn the_cache_of_another_host_is_never_left_out() {
 #[test]
 fn one_thing_that_cannot_be_read_makes_nothing_removable() {
     type Change = fn(&mut Evidence);
-    let cases: [(&str, bool, Change); 15] = [
+    let cases: [(&str, bool, Change); 16] = [
         ("nothing wrong", true, |_| {}),
         ("a disk", false, |it| add(it, "u", vec![broken("/i/u/disk")])),
         ("a directory", false, |it| {
@@ -350,6 +352,12 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
             add(it, "u", vec![disk("/i/u/disk", &["/i/v/y"])]);
             leads(it, missing("/i/v/y", &[]));
         }),
+        ("a backing file that is missing in a directory without any file", false, |it| {
+            add(it, "u", vec![disk("/i/u/disk", &["/i/v/y"])]);
+            add(it, "v", Vec::new());
+            it.directories.get_mut(OsStr::new("v")).unwrap().is_empty = true;
+            leads(it, missing("/i/v/y", &[]));
+        }),
         ("a file of a cache elsewhere that is not understood", false, |it| {
             add(it, "u", vec![disk("/i/u/disk", &["/x/_base/y"])]);
             leads(it, broken("/x/_base/y"));
@@ -378,28 +386,40 @@ fn one_thing_that_cannot_be_read_makes_nothing_removable() {
 #[test]
 fn a_chain_keeps_every_file_of_the_cache_that_it_comes_by() {
     let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
-    add(&mut evidence, "u", vec![disk("/i/u/disk", &["/x/one"])]);
-    leads(&mut evidence, disk("/x/one", &["/x/two"]));
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &["/a/one"])]);
+    leads(&mut evidence, disk("/a/one", &["/a/two"]));
     // A cycle ends where it began.
-    leads(&mut evidence, disk("/x/two", &["/x/one", &format!("/y/{A}")]));
+    leads(&mut evidence, disk("/a/two", &["/a/one", &format!("/y/{A}")]));
     let files = &mut evidence.cache.as_mut().unwrap().files;
     files.get_mut(OsStr::new(A)).unwrap().references = vec![format!("/i/_base/{B}").into()];
     let inventory = inventory(&[row("u", "here", "")]);
     let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
     let reason = &judgement.files[0].reasons[0];
     assert_eq!((reason.code, &reason.instances[..]), (Code::BackingFile, &["u"][..]));
-    assert_eq!(reason.disks, [Path::new("/i/u/disk"), Path::new("/x/two")]);
+    assert_eq!(reason.disks, [Path::new("/a/two"), Path::new("/i/u/disk")]);
     assert_eq!(judgement.files[1].verdict, Verdict::InUse);
 }
 
 #[test]
-fn what_is_missing_behind_a_file_of_the_cache_blocks_nothing() {
-    let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
-    let files = &mut evidence.cache.as_mut().unwrap().files;
-    files.get_mut(OsStr::new(B)).unwrap().references = vec!["/x/y".into()];
-    add(&mut evidence, "u", vec![disk("/i/u/disk", &[&format!("/i/_base/{B}")])]);
-    leads(&mut evidence, missing("/x/y", &[]));
-    assert_eq!(verdicts(&evidence, None, &policy())[0], format!("{A}: removable Unused"));
+fn behind_a_file_of_the_cache_blocks_what_is_missing_only_if_a_disk_tells_it_to_have_a_header() {
+    for (is_told_image, is_link, has_problem, complete) in [
+        (false, false, false, true),
+        (true, false, false, false),
+        (false, true, true, true),
+        (true, true, true, false),
+        (true, false, true, true),
+    ] {
+        let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
+        let file = evidence.cache.as_mut().unwrap().files.get_mut(OsStr::new(B)).unwrap();
+        file.is_told_image = is_told_image;
+        file.link = file.stat.filter(|_| is_link);
+        file.problem = has_problem.then(|| "wrong".into());
+        file.references.extend((!has_problem).then(|| "/x/y".into()));
+        add(&mut evidence, "u", vec![disk("/i/u/disk", &[&format!("/i/_base/{B}")])]);
+        leads(&mut evidence, missing("/x/y", &[]));
+        let case = (is_told_image, is_link, has_problem);
+        assert_eq!(judge(&evidence, None, &policy(), NOW).is_complete(), complete, "{case:?}");
+    }
 }
 
 #[test]
@@ -541,6 +561,10 @@ fn an_image_told_in_capitals_keeps_the_file_of_either_spelling() {
         assert!(judgement.files.iter().all(|it| it.reasons[0].images == ["A"]), "{files:?}");
         assert_eq!(judgement.missing.len(), missing, "{files:?}");
     }
+    let evidence = evidence(&[(A, 99 * HOUR)]);
+    let inventory = inventory(&[row("v", "here", "A"), row("u", "here", "a")]);
+    let reason = &judge(&evidence, Some(&inventory), &policy(), NOW).files[0].reasons[0];
+    assert_eq!((&reason.images[..], &reason.instances[..]), (&["a"][..], &["u", "v"][..]));
 }
 
 #[test]
@@ -575,6 +599,18 @@ fn what_is_asked_to_be_kept_and_what_qemu_has_open_is_in_use() {
     let codes: Vec<_> = judgement.files.iter().map(|it| it.reasons[0].code).collect();
     assert_eq!(codes, [Code::KeptOnRequest, Code::Unused, Code::OpenInQemu]);
     assert!([0, 2].iter().all(|index| judgement.files[*index].verdict == Verdict::InUse));
+}
+
+#[test]
+fn what_a_later_reading_could_not_read_makes_only_what_is_left_unknown() {
+    let (copy, young) = (format!("{A}_5"), format!("{B}_5"));
+    let evidence = evidence(&[(A, 99 * HOUR), (&copy, 99 * HOUR), (&young, 0)]);
+    let mut judgement = judge(&evidence, None, &policy(), NOW);
+    let unreadable = Unreadable { path: "/i/u/disk".into(), error: "EIO".into(), blocks: true, advice: "" };
+    judgement.becomes_incomplete(vec![unreadable], |name| name != A);
+    assert!(!judgement.is_complete());
+    let verdicts = judgement.files.iter().map(|it| it.verdict).collect::<Vec<_>>();
+    assert_eq!(verdicts, [Verdict::Removable, Verdict::Unknown, Verdict::TooYoung]);
 }
 
 #[test]
