@@ -7,7 +7,9 @@ use std::process::Command;
 use crate::common::prune::{
     InUse, Running, aside, backing_file, finish, inject, prune_command, under_strace, untouched, wait_until,
 };
-use crate::common::{DAY, NO_ARGS, Run, World, overlay, plain_qcow2, python, qemu_img, set_age, tool};
+use crate::common::{
+    DAY, NO_ARGS, Run, World, overlay, plain_qcow2, python, qemu_img, set_age, tool, with_own_mounts,
+};
 
 /// A cache file in that format; qcow2 is what nova keeps where `force_raw_images` is off.
 fn base_in(world: &World, format: &str) -> String {
@@ -209,14 +211,8 @@ fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
     let it = InUse::new();
     // Told by its name: no other test may have a file of that name aside meanwhile.
     let name = it.world.original("image-of-a-container", 2 * DAY);
-    let made = Command::new(tool("unshare", "util-linux"))
-        .args([
-            "--mount",
-            "sh",
-            "-c",
-            "mount --bind \"$1\" /mnt && losetup --show -r -f \"/mnt/_base/$2\"",
-            "sh",
-        ])
+    let made = with_own_mounts()
+        .args(["sh", "-c", "mount --bind \"$1\" /mnt && losetup --show -r -f \"/mnt/_base/$2\"", "sh"])
         .arg(it.world.instances_path())
         .arg(&name)
         .output()
@@ -232,8 +228,8 @@ fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
 fn prune_without(it: &InUse, directory: &str) -> Run {
     let prune = prune_command(&it.world, NO_ARGS);
     let mount = format!("mount -t tmpfs none {directory} && exec \"$0\" \"$@\"");
-    let mut command = Command::new(tool("unshare", "util-linux"));
-    command.args(["--mount", "--map-root-user", "sh", "-c", &mount]);
+    let mut command = with_own_mounts();
+    command.args(["sh", "-c", &mount]);
     finish(command.arg(prune.get_program()).args(prune.get_args()))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nova_imagecache::cache_name::cache_file_name;
 use serde_json::json;
 
-use crate::common::{DAY, HOST, HOUR, MINUTE, Run, World, overlay, set_age, tool};
+use crate::common::{DAY, HOST, HOUR, MINUTE, Run, World, overlay, set_age, tool, with_own_mounts};
 
 /// Name, KiB in the cache, age, status in the list of images (`None`: glance has it no more), instances.
 type Image = (&'static str, usize, Duration, Option<&'static str>, usize);
@@ -103,12 +103,8 @@ impl Host {
         const SCRIPT: &str = r#"cp -a . ../saved && mount -t tmpfs -o size=64m,nr_inodes=300 none . && cd "$PWD" &&
             cp -a ../saved/. . && rm -r ../saved && eval "$0" &&
             { cd ..; "$@"; code=$?; ls instances/_base > left; exit $code; }"#;
-        let mut command = Command::new(tool("unshare", "util-linux"));
-        if !nix::unistd::geteuid().is_root() {
-            command.arg("--map-root-user");
-        }
-        let output = command
-            .args(["--mount", "sh", "-c", SCRIPT, before])
+        let output = with_own_mounts()
+            .args(["sh", "-c", SCRIPT, before])
             .arg(assert_cmd::cargo::cargo_bin!("nova-imagecache"))
             .args(["-p", "instances"])
             .args(args)

@@ -394,6 +394,17 @@ pub fn python() -> String {
     std::env::var("NOVA_IMAGECACHE_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
+/// A command that runs another, whose words are to follow, in a mount namespace of its own. Root needs no user namespace for
+/// it, and gets none in a chroot.
+pub fn with_own_mounts() -> std::process::Command {
+    let mut command = std::process::Command::new(tool("unshare", "util-linux"));
+    if !nix::unistd::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command.arg("--mount");
+    command
+}
+
 /// The path of a tool that the tests need. Panics with the package to install where it is not there.
 pub fn tool(name: &str, package: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
