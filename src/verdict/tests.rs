@@ -800,6 +800,23 @@ fn a_file_of_a_cache_elsewhere_is_missing_here_unless_it_can_be_read_there() {
 }
 
 #[test]
+fn a_disk_that_its_domain_names_too_is_one_disk() {
+    let mut evidence = evidence(&[(A, 99 * HOUR)]);
+    let names = format!("/i/_base/{A}");
+    add(&mut evidence, "u", vec![disk("/i/u/disk", &[&names])]);
+    leads(&mut evidence, disk("/i/u/disk", &[&names]));
+    let domain_disks = vec![crate::inventory::DomainDisk {
+        path: "/i/u/disk".into(),
+        is_volume: false,
+        may_be_raw: false,
+        domain: "d".into(),
+    }];
+    let inventory = Inventory { domain_disks, ..inventory(&[row("u", "here", "")]) };
+    let judgement = judge(&evidence, Some(&inventory), &policy(), NOW);
+    assert_eq!(judgement.files[0].reasons[0].text, "backing file of disk /i/u/disk");
+}
+
+#[test]
 fn reasons_say_who_uses_a_file() {
     let mut evidence = evidence(&[(A, 99 * HOUR), (B, 99 * HOUR)]);
     let at = |name: &str| evidence.cache_file(OsStr::new(name)).unwrap().stat.unwrap().identity;
