@@ -1,13 +1,15 @@
 //! What is asked of a filesystem as a whole: its size, whether other machines use it, and whether it shares locks.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::sys::statfs;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 
 use crate::warning::Warning;
 
@@ -20,18 +22,28 @@ pub struct Space {
 
 impl Space {
     pub fn of(path: &Path) -> io::Result<Self> {
-        let stat = statvfs(path)?;
-        let unit = stat.fragment_size();
-        Ok(Self {
-            size_bytes: stat.blocks().saturating_mul(unit),
-            available_bytes: stat.blocks_available().saturating_mul(unit),
-        })
+        Ok(statvfs(path)?.into())
+    }
+
+    /// Of the filesystem that an open file or directory is on.
+    pub fn of_open(file: impl AsFd) -> io::Result<Self> {
+        Ok(fstatvfs(file)?.into())
     }
 }
 
-/// The magic numbers of filesystems that several machines can mount, from statfs(2) and the kernel's linux/magic.h.
-/// FUSE is among them, for sshfs and GlusterFS use it.
-const NETWORK: [u32; 15] = [
+impl From<Statvfs> for Space {
+    fn from(stat: Statvfs) -> Self {
+        let unit = stat.fragment_size();
+        Self {
+            size_bytes: stat.blocks().saturating_mul(unit),
+            available_bytes: stat.blocks_available().saturating_mul(unit),
+        }
+    }
+}
+
+/// The magic numbers of filesystems that several machines can mount, from statfs(2), the kernel's linux/magic.h and
+/// coreutils' stat(1). FUSE is among them, for sshfs and GlusterFS use it.
+const NETWORK: [u32; 22] = [
     0x6969,      // NFS
     0xff53_4d42, // CIFS
     0xfe53_4d42, // SMB2
@@ -44,15 +56,44 @@ const NETWORK: [u32; 15] = [
     0x0bd0_0bd0, // Lustre
     0x0102_1997, // 9P
     0x1983_0326, // BeeGFS
-    0x6b41_4653, // AFS
+    0x6b41_4653, // AFS, the kernel's
+    0x5346_414f, // AFS, OpenAFS's
     0x7375_7245, // Coda
     0xaad7_aaea, // PanFS
+    0x2003_0528, // OrangeFS
+    0x6163_6673, // ACFS
+    0xa501_fcf5, // VxFS
+    0xbeef_dead, // StorNext
+    0xbacb_acbc, // VMware's shared folders
+    0x786f_4256, // VirtualBox's
 ];
+
+/// How the names of their types begin in the list of mounts.
+const NETWORK_TYPES: [&str; 15] = [
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse", "gfs2", "gpfs", "lustre", "nfs", "ocfs2",
+    "panfs", "smb",
+];
+
+/// nfs-utils' list of what this host exports by now, exports(5).
+const EXPORTS: &str = "/var/lib/nfs/etab";
 
 /// Whether a path is on a network filesystem. One that does not answer may be one.
 pub fn is_network(path: &Path) -> bool {
     // The type of the number differs between platforms; its low 32 bits do not.
     statfs::statfs(path).map_or(true, |it| NETWORK.contains(&(it.filesystem_type().0 as u32)))
+}
+
+/// Whether other machines may use a path: it is on a network filesystem, or this host is the server.
+pub fn is_shared(path: &Path) -> bool {
+    is_network(path)
+        || fs_err::read(EXPORTS)
+            .is_ok_and(|it| is_exported(&it, &fs_err::canonicalize(path).unwrap_or(path.into())))
+}
+
+fn is_exported(exports: &[u8], path: &Path) -> bool {
+    let exported = exports.split(|it| *it == b'\n').filter_map(|it| it.split(u8::is_ascii_whitespace).next());
+    let mut exported = exported.filter(|it| it.starts_with(b"/")).map(unescaped);
+    exported.any(|it| path.starts_with(&it) || it.starts_with(path))
 }
 
 /// The magic numbers of filesystems whose files are the kernel's own, where to open one may be to act: to open the
@@ -77,25 +118,69 @@ pub fn is_of_kernel(file: impl AsFd) -> io::Result<bool> {
     Ok(KERNEL.contains(&(statfs::fstatfs(file)?.filesystem_type().0 as u32)))
 }
 
+/// A line of /proc/self/mountinfo, see proc(5).
+struct Mount<'a> {
+    /// `major:minor`
+    device: &'a str,
+    mount_point: &'a str,
+    filesystem: &'a str,
+    /// The filesystem's own.
+    options: &'a str,
+}
+
+fn mounts(mountinfo: &str) -> impl Iterator<Item = Mount<'_>> {
+    mountinfo.lines().filter_map(|line| {
+        // id, parent, device, root, mount point, options, optional fields, "-", type, source, options of the filesystem.
+        let (before, after) = line.split_once(" - ")?;
+        let mut before = before.split(' ').skip(2);
+        let (device, mount_point) = (before.next()?, before.nth(1)?);
+        let mut after = after.split(' ');
+        Some(Mount { device, mount_point, filesystem: after.next()?, options: after.nth(1)? })
+    })
+}
+
+/// A device number as the list of mounts has it.
+fn in_mountinfo(device: u64) -> String {
+    format!("{}:{}", libc::major(device), libc::minor(device))
+}
+
+/// A name as the kernel and nfs-utils list it, where blanks and the like are octal: `\040`.
+fn unescaped(name: &[u8]) -> PathBuf {
+    let mut bytes = Vec::new();
+    let mut rest = name;
+    while let [first, after @ ..] = rest {
+        let escape = after.first_chunk::<3>().filter(|_| *first == b'\\');
+        let octal = escape.and_then(|it| u8::from_str_radix(str::from_utf8(it).ok()?, 8).ok());
+        bytes.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Whether a path is on a network filesystem that is none of these devices, by the list of mounts: nothing is asked of
+/// the server, which may have gone.
+pub fn is_on_another_server(mountinfo: &str, path: &Path, devices: &[u64]) -> bool {
+    let above = mounts(mountinfo).filter(|it| path.starts_with(unescaped(it.mount_point.as_bytes())));
+    // Of several on one mount point the last is seen.
+    above.max_by_key(|it| it.mount_point.len()).is_some_and(|it| {
+        NETWORK_TYPES.iter().any(|kind| it.filesystem.starts_with(kind))
+            && !devices.iter().any(|device| in_mountinfo(*device) == it.device)
+    })
+}
+
 /// Warns where an NFS mount keeps locks to this machine.
 pub fn locks_not_shared(path: &Path) -> Option<Warning> {
-    let device = fs_err::metadata(path).ok()?.dev();
-    let device = format!("{}:{}", libc::major(device), libc::minor(device));
+    let device = in_mountinfo(fs_err::metadata(path).ok()?.dev());
     mount_without_shared_locks(&fs_err::read_to_string("/proc/self/mountinfo").ok()?, &device)
 }
 
 fn mount_without_shared_locks(mountinfo: &str, device: &str) -> Option<Warning> {
-    mountinfo.lines().find_map(|line| {
-        // proc(5): id, parent, device, root, mount point, options, optional fields, "-", type, source, super options.
-        let (before, after) = line.split_once(" - ")?;
-        let mut before = before.split(' ').skip(2);
-        let (of, mount_point) = (before.next()?, before.nth(1)?);
-        let (filesystem, options) = (after.split(' ').next()?, after.split(' ').nth(2)?);
-        let option = options.split(',').find(|it| {
+    let mut of_nfs = mounts(mountinfo).filter(|it| it.device == device && it.filesystem.starts_with("nfs"));
+    of_nfs.find_map(|it| {
+        let option = it.options.split(',').find(|it| {
             *it == "nolock" || it.strip_prefix("local_lock=").is_some_and(|it| it == "all" || it == "posix")
         })?;
-        (of == device && filesystem.starts_with("nfs"))
-            .then(|| Warning::LocksNotShared { mount_option: option.into(), mount_point: mount_point.into() })
+        Some(Warning::LocksNotShared { mount_option: option.into(), mount_point: it.mount_point.into() })
     })
 }
 
@@ -116,5 +201,49 @@ mod tests {
             assert_eq!(mount_without_shared_locks(&line, "0:42").is_some(), expected, "{line}");
             assert_eq!(mount_without_shared_locks(&line, "0:43"), None);
         }
+    }
+    #[test]
+    fn what_this_host_exports_is_shared() {
+        let exports = b"/srv/nova\t*(rw,sync)\n/a\\040b/c\t10.0.0.0/8(rw)\n\n# /d\n/e/";
+        for (path, expected) in [
+            ("/srv/nova/instances/_base", true),
+            ("/srv/nova", true),
+            ("/srv", true),
+            ("/srv/nova2", false),
+            ("/a b/c/_base", true),
+            ("/d", false),
+            ("/e/_base", true),
+        ] {
+            assert_eq!(is_exported(exports, Path::new(path)), expected, "{path}");
+        }
+        assert!(!is_exported(b"", Path::new("/srv")));
+    }
+
+    #[test]
+    fn a_path_on_another_server_is_known_by_the_list_of_mounts() {
+        let line =
+            |device, point, kind| format!("29 1 {device} / {point} rw,noatime shared:2 - {kind} s:/x rw\n");
+        let mountinfo = [
+            line("8:1", "/", "ext4"),
+            line("0:42", "/far", "nfs4"),
+            line("0:43", "/far/near", "ext4"),
+            line("0:44", "/b\\040c", "fuse.sshfs"),
+            line("0:45", "/twice", "nfs"),
+            line("8:1", "/twice", "btrfs"),
+        ]
+        .concat();
+        let ours = &[libc::makedev(0, 9), libc::makedev(8, 1)];
+        for (path, expected) in [
+            ("/far/x", true),
+            ("/far", true),
+            ("/farther", false),
+            ("/far/near/x", false),
+            ("/b c/x", true),
+            ("/twice/x", false),
+            ("relative", false),
+        ] {
+            assert_eq!(is_on_another_server(&mountinfo, Path::new(path), ours), expected, "{path}");
+        }
+        assert!(!is_on_another_server(&mountinfo, Path::new("/far/x"), &[libc::makedev(0, 42)]));
     }
 }

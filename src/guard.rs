@@ -71,10 +71,13 @@ impl Case<'_> {
                  --allow-empty"
             );
         }
-        if !asked.allow_empty && self.inventory.is_some() && judgement.counted == 0 && with_disks > 0 {
+        let listed = judgement.listed_with_disks;
+        // One that counts for another reason does not show that this list is of this host.
+        let is_foreign = judgement.counted == 0 || asked.ignore_unlisted && listed == 0;
+        if !asked.allow_empty && self.inventory.is_some() && is_foreign && with_disks > 0 {
             bail!(
-                "refused: no instance in the inventory uses {path}, where {with_disks} instance directories hold disks: \
-                 check --host ({host}) and the inventory, or add --allow-empty"
+                "refused: {with_disks} instance directories in {path} hold disks, and no instance in the inventory has one \
+                 of them: check --host ({host}) and the inventory, or add --allow-empty"
             );
         }
         if !asked.allow_empty
@@ -107,6 +110,12 @@ impl Case<'_> {
                  leave out --ignore-unlisted"
             );
         }
+        if self.shows_running_domains_only() && with_disks > listed {
+            bail!(
+                "refused: --libvirt shows running domains only, and --ignore-unlisted disregards the disks of those that \
+                 are shut off: name /etc/libvirt/qemu, or add --inventory, or leave out --ignore-unlisted"
+            );
+        }
         if evidence.cache_is_shared_apart && !asked.has_inventory {
             bail!(
                 "refused: {} is on a network filesystem other than that of {path}, so other hosts may use it: add \
@@ -115,6 +124,12 @@ impl Case<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Whether shut-off domains are left out, as /run/libvirt/qemu leaves them out.
+    fn shows_running_domains_only(&self) -> bool {
+        let Asked { has_inventory, ignore_unlisted, .. } = self.asked;
+        !has_inventory && ignore_unlisted && self.inventory.is_some_and(|it| it.has_running_domains_only)
     }
 
     /// Another host whose instances would be left out, for the domains of this one are all that is known.
@@ -292,16 +307,21 @@ mod tests {
         let building = Row { task_state: Some("spawning".into()), ..absent[0].clone() };
         let [building, one_of_two] = [building, absent[0].clone()].map(|it| [here[0].clone(), it]);
         let nobody: [Row; 0] = [];
+        let hostless_and_here = [row("v", "", ""), row("w", "here", "")];
         let nothing = Asked { has_inventory: false, ..REAL };
         let allow = |asked| Asked { allow_empty: true, ..asked };
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 38] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 42] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
             ("no instance here, allowed", allow(REAL), &elsewhere, as_it_is, ""),
+            ("no directory of theirs", REAL, &hostless_and_here, as_it_is, ""),
+            ("no directory of theirs, ignoring", ignoring(REAL), &hostless_and_here, as_it_is, none_counts),
+            ("no directory, ignoring, allowed", allow(ignoring(REAL)), &hostless_and_here, as_it_is, ""),
+            ("no disk, ignoring", ignoring(REAL), &hostless_and_here, no_directories, ""),
             ("no instance and no disk", REAL, &nobody, no_directories, ""),
             ("no inventory", nothing, &nobody, as_it_is, "no list of instances"),
             ("no inventory, dry", dry(nothing), &nobody, as_it_is, ""),
@@ -347,6 +367,36 @@ mod tests {
             let refusal = refusal(asked, rows, change).unwrap_or_default();
             assert!(refusal.contains(expected), "{what}: {refusal}");
             assert_eq!(refusal.is_empty(), expected.is_empty(), "{what}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn running_domains_alone_are_refused_where_the_disks_of_others_would_be_disregarded() {
+        let domains = |has_running_domains_only| Inventory {
+            has_running_domains_only,
+            ..inventory(&[Row { is_from_libvirt: true, ..row("u", "here", "a") }])
+        };
+        let ignoring = Asked { ignore_unlisted: true, ..LIBVIRT };
+        let with_both = Asked { has_inventory: true, ..ignoring };
+        for (asked, running_only, directories, is_refused) in [
+            (ignoring, true, &["u", "v"][..], true),
+            (ignoring, true, &["u"], false),
+            (ignoring, false, &["u", "v"], false),
+            (LIBVIRT, true, &["u", "v"], false),
+            (with_both, true, &["u", "v"], false),
+            (dry(ignoring), true, &["u", "v"], false),
+        ] {
+            let mut evidence = evidence(&[]);
+            evidence.compute_nodes = Ok(["here".to_owned()].into());
+            for directory in directories {
+                add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
+            }
+            let inventory = &domains(running_only);
+            let judgement = &judge(&evidence, Some(inventory), &policy(), NOW);
+            let (evidence, inventory, policy) = (&evidence, Some(inventory), &policy());
+            let refusal = Case { asked, evidence, inventory, policy, judgement }.check();
+            let says = refusal.is_err_and(|it| it.to_string().contains("running domains only"));
+            assert_eq!(says, is_refused, "{asked:?} {running_only} {directories:?}");
         }
     }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, openat};
-use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat, umask};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use rustix::fs::FileType;
 
@@ -47,6 +47,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Locks {
     directory: OwnedFd,
     identity: Identity,
+    /// Of the files that are made in it.
+    mode: Mode,
     /// Where it must still be found.
     instances: OwnedFd,
     path: PathBuf,
@@ -82,14 +84,20 @@ impl Locks {
     pub fn open(layout: &Layout, instances: &OwnedFd, owner: Owner) -> Result<Self> {
         let path = layout.locks_dir();
         let _as_owner = owner.assume()?;
-        match mkdirat(instances, LOCKS, Mode::from_bits_truncate(0o755)) {
+        // Whom a directory lets in by its group must be able to use what is made in it, whatever this process's umask.
+        umask(Mode::S_IWOTH);
+        let mode_in = |directory: &OwnedFd, mode| -> Result<Mode> {
+            Ok(Mode::from_bits_truncate(mode | fstat(directory)?.st_mode & Mode::S_IWGRP.bits()))
+        };
+        match mkdirat(instances, LOCKS, mode_in(instances, 0o755)?) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(cannot("make", &path, errno)),
         }
         let directory = openat(instances, LOCKS, DIRECTORY, Mode::empty())
             .map_err(|errno| cannot("open", &path, errno))?;
         let identity = Identity::from(&fstat(&directory)?);
-        Ok(Self { directory, identity, instances: instances.try_clone()?, path, owner })
+        let mode = mode_in(&directory, 0o644)?;
+        Ok(Self { directory, identity, mode, instances: instances.try_clone()?, path, owner })
     }
 
     /// Does the work of a prune while no other prune of this path runs.
@@ -216,7 +224,7 @@ impl Locks {
             OFlag::O_RDWR | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let _as_owner = self.owner.assume().map_err(io::Error::other)?;
         let opened = loop {
-            match openat(&self.directory, name, flags | create, Mode::from_bits_truncate(0o644)) {
+            match openat(&self.directory, name, flags | create, self.mode) {
                 Err(Errno::EINTR) => {}
                 opened => break File::from(opened?),
             }

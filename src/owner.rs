@@ -35,7 +35,9 @@ impl Owner {
             entry(&layout.subdirectory_name),
             Some(fstat(cache_dir)?),
         ];
-        let owner = stats.iter().flatten().find(|it| it.st_uid != 0);
+        // Where root owns all of them, nova writes there by their group.
+        let stats = || stats.iter().flatten();
+        let owner = stats().find(|it| it.st_uid != 0).or_else(|| stats().find(|it| it.st_gid != 0));
         let owner = owner.map(|it| (Uid::from_raw(it.st_uid), Gid::from_raw(it.st_gid)));
         if let Some((_, gid)) = owner
             && let Err(errno) = setgroups(&[gid])

@@ -14,6 +14,7 @@ use nix::libc;
 use nix::sys::stat::fstatat;
 
 use crate::evidence::Identity;
+use crate::filesystem::is_on_another_server;
 use crate::listing::names;
 
 /// Who has a file open, in words.
@@ -45,14 +46,19 @@ pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
     }
     let block = Path::new("/sys/block");
     let devices = names(block).map_err(|error| in_path(block, &error))?;
+    let mounts = Path::new("/proc/self/mountinfo");
+    let mountinfo = fs_err::read_to_string(mounts).map_err(|error| in_path(mounts, &error))?;
+    let of_files: Vec<u64> = files.keys().map(|it| it.dev).collect();
     for device in devices {
         let backing_file = block.join(&device).join("loop/backing_file");
         let Ok(file) = fs_err::read_to_string(backing_file) else { continue };
         let file = Path::new(file.trim_end_matches('\n'));
         // The path is that of where the device was made, which may be a container; the name is the same.
-        let by_name =
-            || files.iter().find(|(_, name)| file.file_name() == Some(name)).map(|(identity, _)| *identity);
-        if let Some(identity) = in_question(file).or_else(by_name) {
+        let by_name = files.iter().find(|(_, name)| file.file_name() == Some(name));
+        // To look at a file whose server has gone would wait for ever, with nova's locks held.
+        let by_identity =
+            || if is_on_another_server(&mountinfo, file, &of_files) { None } else { in_question(file) };
+        if let Some(identity) = by_name.map(|(identity, _)| *identity).or_else(by_identity) {
             users.entry(identity).or_insert_with(|| format!("the loop device {}", device.display()));
         }
     }

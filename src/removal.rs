@@ -53,7 +53,7 @@ use nix::fcntl::{AtFlags, RenameFlags, openat, readlinkat, renameat, renameat2};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat, fstatat, futimens};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
 use rustix::fs::FileType;
 
 use crate::cache_name::{CacheName, Kind, set_aside_name};
@@ -61,7 +61,7 @@ use crate::errors::{advice, cannot, cause};
 use crate::evidence::{
     Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular, type_of,
 };
-use crate::filesystem::is_network;
+use crate::filesystem::{Space, is_shared};
 use crate::layout::Layout;
 use crate::listing::{DIRECTORY, each_entry};
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
@@ -77,6 +77,9 @@ use crate::warning::Warning;
 /// it; NFS keeps names for up to a minute (`acdirmax`).
 const SETTLE: Duration = Duration::from_millis(100);
 const SETTLE_ON_NETWORK: Duration = Duration::from_secs(61);
+
+/// For how long the free space must not have grown, for a filesystem to have freed what it will free.
+const FREES_NO_MORE: Duration = Duration::from_secs(1);
 
 /// How often a wait looks whether a signal has come.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -321,7 +324,7 @@ impl Removal<'_> {
             let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
             outcomes.insert(judged.name, done);
         }
-        if !is_network(&self.layout.locks_dir()) {
+        if !is_shared(&self.layout.locks_dir()) {
             self.remove_lock_files(batch, &held, outcomes);
         }
         is_complete
@@ -401,8 +404,8 @@ impl Removal<'_> {
 
     fn wait_for_openers(&self) {
         self.progress.enter(Phase::Waiting);
-        let network = || is_network(&self.layout.cache_dir());
-        let settle = self.settle.unwrap_or_else(|| if network() { SETTLE_ON_NETWORK } else { SETTLE });
+        let is_shared = || is_shared(&self.layout.cache_dir());
+        let settle = self.settle.unwrap_or_else(|| if is_shared() { SETTLE_ON_NETWORK } else { SETTLE });
         let start = Instant::now();
         while start.elapsed() < settle && self.interrupted().is_none() {
             std::thread::sleep(PAUSE.min(settle.saturating_sub(start.elapsed())));
@@ -473,8 +476,11 @@ impl Removal<'_> {
             self.as_owner(|| unlinkat(&self.cache_dir, aside.as_os_str(), UnlinkatFlags::NoRemoveDir));
         match unlinked {
             Ok(()) => Done::plain(Outcome::Removed),
-            // NFS may lose the answer to what it has done.
-            Err(_) if matches!(self.stat(&aside), Ok(None)) => Done::plain(Outcome::Removed),
+            // NFS may lose the answer to what it has done; or somebody has given the file its name back.
+            Err(_) if matches!(self.stat(&aside), Ok(None)) => match self.stat(judged.name) {
+                Ok(Some(stat)) if is_as_judged(judged, &stat) => changed(&path),
+                _ => Done::plain(Outcome::Removed),
+            },
             Err(error) => self.put_back_because(judged.name, failed(&path, in_words(&error))),
         }
     }
@@ -570,6 +576,30 @@ impl Removal<'_> {
             Ok(opened) => Ok(opened.is_none_or(|it| it.stat.identity != file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Of the filesystem that holds the cache.
+    pub fn space(&self) -> io::Result<Space> {
+        Space::of_open(&self.cache_dir)
+    }
+
+    /// Waits until so much is free, or no more becomes free, or a signal has come: btrfs, and XFS for files of many
+    /// extents, free what is unlinked later.
+    pub fn wait_until_free(&self, bytes: u64) {
+        let available = || self.space().map_or(u64::MAX, |it| it.available_bytes);
+        if available() >= bytes {
+            return;
+        }
+        // btrfs frees with its next commit.
+        syncfs(&self.cache_dir).ok();
+        let (mut most, mut since) = (available(), Instant::now());
+        while most < bytes && since.elapsed() < FREES_NO_MORE && self.interrupted().is_none() {
+            std::thread::sleep(PAUSE);
+            let now = available();
+            if now > most {
+                (most, since) = (now, Instant::now());
+            }
         }
     }
 

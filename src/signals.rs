@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::flag;
 
 const SIGNALS: [(i32, &str); 3] =
@@ -15,7 +16,10 @@ const SIGNALS: [(i32, &str); 3] =
 pub struct Signals(Arc<AtomicUsize>);
 
 impl Signals {
+    /// In this thread and those that it makes from here on, a line of progress cannot stop a run in the background either,
+    /// whatever the terminal is set to (`stty tostop`): files may be aside.
     pub fn register() -> Result<Self> {
+        SigSet::from(Signal::SIGTTOU).thread_block().context("cannot block SIGTTOU")?;
         let received = Arc::new(AtomicUsize::new(0));
         let is_second = Arc::new(AtomicBool::new(false));
         for (signal, name) in SIGNALS {

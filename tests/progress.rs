@@ -53,3 +53,19 @@ fn there_is_no_progress_in_a_pipe_nor_with_quiet_nor_where_nobody_waits() {
         assert!(!shown.contains("reading directories"), "{milliseconds} {on_terminal} {command}: {shown}");
     }
 }
+
+/// In the background of a terminal that stops whoever writes to it there.
+#[test]
+fn the_line_of_progress_does_not_stop_a_prune() {
+    let world = Host::new().world;
+    let program = env!("CARGO_BIN_EXE_nova-imagecache");
+    let prune = format!("{program} prune --disks-only --settle 1.5s -p instances > stdout");
+    let line = format!("stty tostop; set -m; {prune} & wait");
+    let mut command = Command::new(tool("timeout", "coreutils"));
+    command.args(["30", "script", "-q", "-e", "-c", &line, "/dev/null"]).current_dir(world.outside());
+    command.env("SHELL", tool("bash", "bash"));
+    let output = command.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("files are set aside, waiting"), "{output:?}");
+    assert_eq!(world.cache_names().len(), 13);
+}

@@ -72,8 +72,8 @@ fn errnos(call: &Call) -> Result<&'static [Errno], &'static str> {
         | "rt_sigreturn" | "sigaltstack" | "tgkill" | "prlimit64" | "poll" | "ppoll" | "clock_gettime"
         | "clock_nanosleep" | "nanosleep" | "restart_syscall" | "uname" | "sysinfo" | "exit"
         | "exit_group" | "geteuid" | "getuid" | "getegid" | "getgid" | "setfsuid" | "setfsgid"
-        | "setgroups" | "getgroups" | "socket" | "connect" | "recvfrom" | "sendto" | "sendmmsg" | "wait4"
-        | "waitid" | "execve" => return Err("not on a file"),
+        | "setgroups" | "getgroups" | "umask" | "socket" | "connect" | "recvfrom" | "sendto" | "sendmmsg"
+        | "wait4" | "waitid" | "execve" => return Err("not on a file"),
         other => panic!("{other}: say here which errors it can give"),
     })
 }

@@ -154,6 +154,16 @@ fn a_file_that_is_gone_when_its_removal_fails_is_removed() {
     assert_eq!(with_outcome(&run, "removed"), files.into());
 }
 
+/// Somebody has put it back by hand.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_file_that_has_its_name_again_when_its_removal_fails_is_not_removed() {
+    let (it, files) = InUse::with_three();
+    let act = || fs_err::rename(aside(&it.world, &files[1]), it.world.base(&files[1])).unwrap();
+    let run = acted_on(&it, &files, "unlinkat", Action::stop(act)).exits(0);
+    it.only_this_stays(&run, &files[1], "changed", "no longer the file");
+}
+
 /// Without `RENAME_NOREPLACE`, right after the rename: the old file is aside then.
 #[test]
 fn a_new_file_of_the_name_does_not_hide_that_the_old_one_was_set_aside() {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::common::host::{Host, JUDGED};
 use crate::common::prune::{InUse, finish, names, plain_file, prune_command, under_strace, with_outcome};
+use crate::common::slow::compiled;
 use crate::common::{DAY, HOUR, NO_ARGS, Run, World, list, set_age, text};
 use serde_json::Value;
 
@@ -64,6 +65,37 @@ fn without_an_answer_of_the_filesystem_nothing_is_removed() {
     let failing = ["--trace=statfs", "--inject=statfs:error=EIO"];
     finish(&mut under_strace(&it.world, failing, &command)).refused(&["cannot ask how much is free"]);
     assert!(it.world.base(name).exists());
+}
+
+/// What is free is that of the cache's filesystem: the instances path may be on another.
+#[test]
+fn where_the_space_cannot_be_asked_for_any_more_nothing_more_is_removed() {
+    let (it, files) = four();
+    it.world.prune(["--until-free", "0"]).exits(0);
+    for (when, refused) in [("", true), (":when=2+", false)] {
+        let action = format!("fstatfs:error=ESTALE{when}");
+        let run = finish(&mut it.injected(&action, &it.world.path("_base"), &["--until-free", "100%"]));
+        if refused {
+            run.refused(&["cannot ask how much is free"]);
+        } else {
+            assert_eq!(with_outcome(&run.exits(1), "spared"), files.iter().cloned().collect());
+        }
+    }
+    it.has(files);
+}
+
+/// As btrfs and XFS do it: `tests/common/late.c` stands for them.
+#[test]
+fn where_space_is_freed_late_no_more_goes_than_is_needed() {
+    let (it, files) = four();
+    let available = it.world.dry_run(NO_ARGS).json()["filesystem"]["available_bytes"].as_u64().unwrap();
+    let size = 512 * fs_err::metadata(it.world.base(&files[0])).unwrap().blocks();
+    let mut command = prune_command(&it.world, ["--until-free", &(available + size + 1).to_string()]);
+    let library = compiled("tests/common/late.c", &it.world.outside().join("late.so"));
+    command.env("LD_PRELOAD", library).env("LATE_BYTES", size.to_string());
+    let run = finish(command.env("LATE_AVAILABLE", available.to_string())).exits(0);
+    assert_eq!(with_outcome(&run, "removed"), files[..2].iter().cloned().collect(), "{run:#?}");
+    assert_eq!(goal(&run, "available_after_bytes"), available + 2 * size);
 }
 
 #[test]

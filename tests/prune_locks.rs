@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nova_imagecache::cache_name::cache_file_name;
 
 use crate::common::nova::Nova;
 use crate::common::prune::{
-    InUse, Running, aside, hold_lock, lock_file, names, plain_file, prune_command, wait_until, with_outcome,
+    InUse, Running, aside, finish, hold_lock, lock_file, names, plain_file, prune_command, wait_until,
+    with_outcome,
 };
-use crate::common::{DAY, HOST, NO_ARGS, Run, World, set_age};
+use crate::common::{DAY, HOST, NO_ARGS, Run, World, set_age, with_own_mounts};
 
 #[test]
 fn all_files_have_one_wait_and_the_report_names_the_process_that_holds_the_lock() {
@@ -297,4 +299,27 @@ fn two_prunes_at_once_take_turns_or_one_is_told_of_the_other() {
         assert_eq!(names(&it.world.path("locks")), BTreeSet::from(["imagecache-prune.lock".to_owned()]));
     }
     println!("{PAIRS} pairs: in {told} one was told of the other, in {} they took turns", PAIRS - told);
+}
+
+/// Other machines may use what this host exports: they know names for a minute, and may wait for a lock file.
+#[test]
+fn on_the_server_itself_prune_waits_and_leaves_lock_files_as_on_its_clients() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let prune = |args: &[&str]| {
+        let prune = prune_command(&it.world, args);
+        let export = "mount -t tmpfs none /var/lib && mkdir /var/lib/nfs && echo \"$0 *(rw)\" > /var/lib/nfs/etab && exec \"$@\"";
+        let mut command = with_own_mounts();
+        command.args(["sh", "-c", export]).arg(it.world.outside());
+        command.arg(prune.get_program()).args(prune.get_args());
+        command
+    };
+    let waiting = Running::start(&mut prune(&[]));
+    wait_until("prune sets the file aside", || aside(&it.world, &name).exists());
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(aside(&it.world, &name).exists());
+    waiting.signal(Signal::SIGTERM);
+    waiting.finish().exits(1).told(&name, "not_reached", &[]);
+    finish(&mut prune(&["--settle", "0"])).exits(0).told(&name, "removed", &[]);
+    assert!(lock_file(&it.world, &name).exists());
 }

@@ -190,18 +190,19 @@ fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
     assert_eq!(it.world.prune(NO_ARGS).exits(0).verdict(&base), "in_use");
 }
 
+fn losetup(args: &[&str]) -> String {
+    let output = Command::new(tool("losetup", "mount")).args(args).output().unwrap();
+    assert!(output.status.success(), "{output:?}: run this as root where loop devices can be made");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
 #[test]
 fn a_file_that_a_loop_device_stands_on_stays() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
-    let losetup = |args: &[&Path]| {
-        let output = Command::new(tool("losetup", "mount")).args(args).output().unwrap();
-        assert!(output.status.success(), "{output:?}: run this as root where loop devices can be made");
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
-    };
-    let device = losetup(&["--show".as_ref(), "--read-only".as_ref(), "-f".as_ref(), &it.world.base(&name)]);
+    let device = losetup(&["--show", "--read-only", "-f", it.world.base(&name).to_str().unwrap()]);
     let run = it.world.prune(NO_ARGS);
-    losetup(&["-d".as_ref(), device.as_ref()]);
+    losetup(&["-d", &device]);
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
@@ -220,7 +221,7 @@ fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
     assert!(made.status.success(), "{made:?}: run this as root where loop devices can be made");
     let device = String::from_utf8(made.stdout).unwrap().trim_end().to_owned();
     let run = it.world.prune(NO_ARGS);
-    Command::new(tool("losetup", "mount")).args(["-d", &device]).status().unwrap();
+    losetup(&["-d", &device]);
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
@@ -242,4 +243,27 @@ fn where_the_processes_or_the_block_devices_cannot_be_listed_nothing_is_removed(
         run.told(&name, "failed", &["cannot see who has it open", what]);
         it.goes(&name);
     }
+}
+
+/// A loop device on another name of a file. By the list of mounts that name may be on a server: one that has gone would
+/// answer nobody, so it is not asked.
+#[test]
+fn what_a_loop_device_stands_on_is_looked_at_unless_it_is_on_another_server() {
+    let it = InUse::new();
+    let name = it.world.original("image-a", 2 * DAY);
+    let elsewhere = it.world.outside().join("elsewhere");
+    fs_err::create_dir(&elsewhere).unwrap();
+    fs_err::hard_link(it.world.base(&name), elsewhere.join("image")).unwrap();
+    let device = losetup(&["--show", "--read-only", "-f", elsewhere.join("image").to_str().unwrap()]);
+    let words = format!("loop device {}", device.trim_start_matches("/dev/"));
+    let open = it.world.prune(NO_ARGS);
+    let mounts = format!("30 1 0:9999 / {} rw - nfs4 server:/x rw\n", elsewhere.display());
+    let mounts = it.world.file("mountinfo", mounts);
+    let prune = prune_command(&it.world, NO_ARGS);
+    let mut command = with_own_mounts();
+    command.args(["sh", "-c", "mount --bind \"$0\" /proc/$$/mountinfo && exec \"$@\""]).arg(mounts);
+    let removed = finish(command.arg(prune.get_program()).args(prune.get_args()));
+    losetup(&["-d", &device]);
+    open.told(&name, "open", &[&words]);
+    removed.told(&name, "removed", &[]);
 }

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use assert_cmd::cargo::cargo_bin;
 
-use crate::common::prune::{InUse, plain_file, prune_command};
+use crate::common::prune::{
+    InUse, finish, plain_file, prune_command, strace_log, under_strace, wait_until, with_outcome,
+};
 use crate::common::{DAY, HOST, NO_ARGS};
 
 fn full() -> std::fs::File {
@@ -62,4 +64,36 @@ fn of_the_files_that_stay_those_are_told_that_were_asked_for() {
         "{table}"
     );
     assert!(table.contains("in_use: image-used is the image of instance instance-00000001"), "{table}");
+}
+
+/// Whoever waits for stderr to be read must not keep files aside.
+#[test]
+fn nothing_is_printed_while_files_are_aside() {
+    let (it, files) = InUse::with_three();
+    let command = prune_command(&it.world, ["-v"]);
+    let run = finish(&mut under_strace(&it.world, ["--trace=renameat2,unlinkat,write"], &command)).exits(0);
+    assert_eq!(with_outcome(&run, "removed"), files.into());
+    let log = fs_err::read_to_string(strace_log(&it.world)).unwrap();
+    let calls: Vec<&str> = log.lines().filter_map(|line| line.split('(').next()).collect();
+    let at = |call| calls.iter().position(|it| *it == call).unwrap();
+    let (first, last) = (at("renameat2"), calls.iter().rposition(|it| *it == "unlinkat").unwrap());
+    assert!(at("write") < first && !calls[first..last].contains(&"write"), "{log}");
+}
+
+/// As a pager that somebody has left open.
+#[test]
+fn a_report_that_nobody_reads_keeps_no_other_prune_from_running() {
+    let it = InUse::new();
+    // More than a pipe holds.
+    for n in 0..200 {
+        plain_file(&it.world, &format!("{n:040x}"), 2 * DAY);
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = prune_command(&it.world, NO_ARGS);
+    let mut first = command.stdout(writer).spawn().unwrap();
+    wait_until("the first prune removes all", || it.world.cache_names().len() == 1);
+    wait_until("another prune runs", || it.world.prune(NO_ARGS).code == 0);
+    assert_eq!(first.try_wait().unwrap(), None, "the report was read, or is too short");
+    drop((reader, command));
+    assert_eq!(first.wait().unwrap().code(), Some(0));
 }

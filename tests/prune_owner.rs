@@ -84,6 +84,30 @@ fn where_the_path_is_roots_prune_acts_as_the_owner_of_the_locks() {
     assert_eq!(stopped.finish().exits(0).outcome(&name), "removed");
 }
 
+/// nova writes there by the group alone, and must be able to open what prune leaves.
+#[test]
+fn where_all_is_roots_prune_acts_as_the_group_of_the_path() {
+    for umask in ["022", "077"] {
+        let (it, name) = novas();
+        for directory in ["", "locks", "_base"] {
+            let path = it.world.path(directory);
+            std::os::unix::fs::chown(&path, Some(0), Some(nova_user())).unwrap();
+            fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o775)).unwrap();
+        }
+        let open = fs_err::File::open(it.world.base(&name)).unwrap();
+        let prune = prune_command(&it.world, NO_ARGS);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("umask {umask}; exec \"$0\" \"$@\"")]);
+        finish(command.arg(prune.get_program()).args(prune.get_args())).exits(0).told(&name, "open", &[]);
+        drop(open);
+        for path in [lock_file(&it.world, &name), it.world.path("locks/imagecache-prune.lock")] {
+            let stat = fs_err::metadata(&path).unwrap();
+            let found = (stat.uid(), stat.gid(), stat.mode() & 0o777);
+            assert_eq!(found, (0, nova_user(), 0o664), "{}, umask {umask}", path.display());
+        }
+    }
+}
+
 // Attacks: nova's user against root. They are tried by root only.
 
 /// A world of nova's with a file to remove, and a directory of root's that others can read but not write, as cron.hourly

@@ -103,7 +103,7 @@ impl<'a> Pass<'a> {
 
     /// Gathers all evidence; the inventory is parsed beside that.
     pub fn gather(&self) -> Result<ManuallyDrop<Evidence>> {
-        thread::scope(|scope| {
+        let evidence = thread::scope(|scope| {
             let parser = thread::Builder::new().spawn_scoped(scope, || self.parse_inventory());
             self.gather_with(&BTreeSet::new(), || {
                 match parser {
@@ -114,10 +114,13 @@ impl<'a> Pass<'a> {
                 }
                 Ok(disks_of(self.inventory()))
             })
-        })
+        })?;
+        self.print_statistics(&evidence);
+        Ok(evidence)
     }
 
-    /// Gathers everything again, while files of these names are set aside by this run, with the inventory of then.
+    /// Gathers everything again, while files of these names are set aside by this run, with the inventory of then. Prints
+    /// nothing: whoever does not read stderr would keep them there.
     pub fn gather_again(
         &self,
         set_aside: &BTreeSet<OsString>,
@@ -133,7 +136,6 @@ impl<'a> Pass<'a> {
     ) -> Result<ManuallyDrop<Evidence>> {
         let workers = Workers::new(&self.layout, &self.progress);
         let evidence = gather(&self.layout, set_aside, &workers, disks)?;
-        self.print_statistics(&evidence);
         // Not dropped: freeing it costs 5% of a pass and the process exits next.
         Ok(ManuallyDrop::new(evidence))
     }

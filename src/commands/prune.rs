@@ -1,5 +1,6 @@
 //! `prune`: remove what is unused and old enough, or show what that would be.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -99,12 +100,14 @@ impl Command<'_> {
             signals,
             progress: &self.pass.progress,
         };
-        locks.exclusively(layout, || {
+        let gathered = OnceCell::new();
+        let (found, work) = locks.exclusively(layout, || {
             let leftovers = removal.put_back_leftovers()?;
             // An error prints no report.
             let print = |_: &_| report::print_warnings(&leftovers, self.pass.global);
             let evidence = self.pass.shown(|| self.pass.gather()).inspect_err(print)?;
-            let (mut found, outcomes, wanted) = self.decide(&removal, &evidence).inspect_err(print)?;
+            let evidence = gathered.get_or_init(|| evidence);
+            let (mut found, outcomes, wanted) = self.decide(&removal, evidence).inspect_err(print)?;
             found.warnings.extend(leftovers);
             found.warnings.extend(locks_not_shared(&layout.instances_path));
             let mut work = Pruned { outcomes, ..Pruned::default() };
@@ -113,8 +116,10 @@ impl Command<'_> {
                 found.warnings.push(Warning::Interrupted { signal });
                 work.is_interrupted = true;
             }
-            self.report(found, work)
-        })
+            Ok((found, work))
+        })?;
+        // Whoever reads the report, as a pager does, must not keep the next run from its lock.
+        self.report(found, work)
     }
 
     /// What is to be removed, and how many bytes are to be free.
@@ -122,7 +127,7 @@ impl Command<'_> {
         let mut found = self.judge(evidence)?;
         removal.check_same(evidence)?;
         let outcomes = self.intents(&mut found)?;
-        Ok((found, outcomes, self.wanted()?))
+        Ok((found, outcomes, self.wanted_of(removal.space().ok())?))
     }
 
     fn report_no_cache(&self) -> Result<Exit> {
@@ -151,7 +156,7 @@ impl Command<'_> {
                 None => work.left().collect(),
                 Some((wanted_bytes, _)) => {
                     // What cannot be asked now removes nothing more.
-                    let available = self.pass.space().map_or(u64::MAX, |it| it.available_bytes);
+                    let available = removal.space().map_or(u64::MAX, |it| it.available_bytes);
                     next_for(&found.judgement, &work.outcomes, wanted_bytes.saturating_sub(available))
                 }
             };
@@ -161,7 +166,15 @@ impl Command<'_> {
             }
             let mut incomplete = Vec::new();
             let look_again = |set_aside: &_| self.look_again(removal, found, set_aside, &mut incomplete);
+            let before = wanted.and_then(|_| removal.space().ok());
             self.pass.shown(|| removal.remove(&batch, look_again, &mut work.outcomes));
+            if let (Some((wanted_bytes, _)), Some(before)) = (wanted, before) {
+                let is_gone = |it: &&&Judged<'e>| {
+                    work.outcomes.get(it.name).is_some_and(|it| it.outcome == Outcome::Removed)
+                };
+                let freed: u64 = batch.iter().filter(is_gone).map(|it| it.file.frees_bytes()).sum();
+                removal.wait_until_free(wanted_bytes.min(before.available_bytes.saturating_add(freed)));
+            }
             if !incomplete.is_empty() {
                 found.warnings.extend(guard::evidence_incomplete(&incomplete));
                 let is_left =
@@ -183,7 +196,7 @@ impl Command<'_> {
         work.goal = wanted.map(|(wanted_bytes, before)| Goal {
             wanted_bytes,
             available_before_bytes: before.available_bytes,
-            available_after_bytes: self.pass.space().unwrap_or(before).available_bytes,
+            available_after_bytes: removal.space().unwrap_or(before).available_bytes,
         });
     }
 
@@ -266,8 +279,12 @@ impl Command<'_> {
 
     /// How many bytes are to be free, and what is free now.
     fn wanted(&self) -> Result<Option<(u64, Space)>> {
+        self.wanted_of(self.pass.space())
+    }
+
+    fn wanted_of(&self, space: Option<Space>) -> Result<Option<(u64, Space)>> {
         let Some(until_free) = self.args.until_free else { return Ok(None) };
-        let space = self.pass.space().with_context(|| {
+        let space = space.with_context(|| {
             format!(
                 "cannot ask how much is free in {}: leave out --until-free",
                 self.pass.layout.cache_dir().display()

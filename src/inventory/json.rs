@@ -14,7 +14,7 @@ use super::row::is_none;
 /// The longest error text shown in full, in bytes: serde quotes what it found, which may be the whole file.
 const LONGEST_ERROR: usize = 400;
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The text without a byte order mark.
 ///

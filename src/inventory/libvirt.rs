@@ -40,15 +40,26 @@ pub fn parse(text: &[u8], host: &str) -> Result<Option<Source>> {
         .context("is not valid XML: create it again, as virsh dumpxml does")?;
     let root = document.root_element();
     // /run/libvirt/qemu has the domain inside the status of a running one.
-    let domain = if root.has_tag_name("domstatus") { child(root, "domain") } else { Some(root) };
-    let Some(domain) = domain.filter(|it| it.has_tag_name("domain")) else { return Ok(None) };
+    let is_running_domain = root.has_tag_name("domstatus");
+    let domain = if is_running_domain { child(root, "domain") } else { Some(root) };
+    let Some(domain) = domain.filter(|it| it.has_tag_name("domain")) else {
+        if root.descendants().any(|it| it.has_tag_name("domain") && child(it, "devices").is_some()) {
+            let name = root.tag_name().name();
+            bail!(
+                "has domains within its element {name}: give each a file of its own, as virsh dumpxml prints it"
+            );
+        }
+        return Ok(None);
+    };
     let Some(id) = text_of(domain, "uuid").or(text_of(domain, "name")) else {
         bail!("the domain has neither name nor uuid: create it again")
     };
-    let instance = child(domain, "metadata").and_then(nova_instance);
-    let rows = instance.map(|it| rows(domain, it, host)).transpose()?.unwrap_or_default();
-    let domain_disks = disks(domain, id, instance.is_some());
-    Ok(Some(Source { rows, domain_disks, ..Source::default() }))
+    let mut rows = Vec::new();
+    for instance in child(domain, "metadata").into_iter().flat_map(nova_instances) {
+        rows.extend(instance_rows(domain, instance, host)?);
+    }
+    let domain_disks = disks(domain, id, !rows.is_empty());
+    Ok(Some(Source { rows, domain_disks, is_running_domain, ..Source::default() }))
 }
 
 /// Counts at least as many attributes as there are: an equals sign in a text or a value counts as well.
@@ -120,8 +131,9 @@ fn text_of<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
     child(node, name)?.text().map(str::trim).filter(|it| !is_none(it))
 }
 
-fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'input>> {
-    metadata.children().find(|node| {
+/// As a rule one.
+fn nova_instances<'a, 'input>(metadata: Node<'a, 'input>) -> impl Iterator<Item = Node<'a, 'input>> {
+    metadata.children().filter(|node| {
         node.tag_name().name() == "instance"
             && node.tag_name().namespace().is_some_and(|it| it.starts_with(NOVA))
     })
@@ -129,7 +141,7 @@ fn nova_instance<'a, 'input>(metadata: Node<'a, 'input>) -> Option<Node<'a, 'inp
 
 /// What nova's metadata tells, once for each image that it names: `nova:image` may name another image than `nova:root`,
 /// and both are kept.
-fn rows(domain: Node<'_, '_>, instance: Node<'_, '_>, host: &str) -> Result<Vec<Row>> {
+fn instance_rows(domain: Node<'_, '_>, instance: Node<'_, '_>, host: &str) -> Result<Vec<Row>> {
     let [root, image, flavor] = ["root", "image", "flavor"].map(|it| child(instance, it));
     let (swap_mb, ephemeral_gb) = (size(flavor, "swap")?, size(flavor, "ephemeral")?);
     let has_kernel = |os| child(os, "kernel").or(child(os, "initrd")).is_some();
@@ -210,7 +222,8 @@ mod tests {
                 let text = domain(namespace, &format!("{flavor}{image}"));
                 assert_eq!(parsed(&text).rows, std::slice::from_ref(&expected));
                 let running = format!("<domstatus state='running'><monitor path='/m'/>{text}</domstatus>");
-                assert_eq!(parsed(&running), parsed(&text));
+                let expected = Source { is_running_domain: true, ..parsed(&text) };
+                assert_eq!(parsed(&running), expected);
             }
         }
     }
@@ -319,6 +332,15 @@ mod tests {
     }
 
     #[test]
+    fn what_every_instance_of_a_domain_uses_is_read() {
+        let other = "<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.0'>\
+                     <nova:root type='image' uuid='j'/></nova:instance></metadata>";
+        let text = domain("1.1", "<nova:root type='image' uuid='i'/>").replace("</metadata>", other);
+        let rows = parsed(&text).rows;
+        assert_eq!(rows.iter().map(|it| it.image_ref.as_deref()).collect::<Vec<_>>(), [Some("i"), Some("j")]);
+    }
+
+    #[test]
     fn a_domain_without_a_kernel_uses_no_kernel_image() {
         let text = domain("1.1", "");
         assert!(!parsed(&text).rows[0].lacks.kernel);
@@ -329,7 +351,8 @@ mod tests {
 
     #[test]
     fn other_files_of_libvirt_are_no_domains() {
-        for text in ["<network><name>default</name></network>", "<domstatus/>", "<domainsnapshot/>"] {
+        let network = "<network><name>default</name><domain name='example'/></network>";
+        for text in [network, "<domstatus/>", "<domainsnapshot/>"] {
             assert_eq!(parse(text.as_bytes(), "h").unwrap(), None);
         }
     }
@@ -343,7 +366,9 @@ mod tests {
         let namespaces: String = (0..50_000).map(|number| format!("<a xmlns:a{number}='b'>")).collect();
         let utf16: Vec<u8> = "<domain/>".encode_utf16().flat_map(u16::to_be_bytes).collect();
         let bad_swap = domain("1.0", "<nova:flavor><nova:swap>-1</nova:swap></nova:flavor>");
-        let cases: [(&[u8], &str); 13] = [
+        let several = format!("<domains>{0}{0}</domains>", domain("1.0", ""));
+        let cases: [(&[u8], &str); 14] = [
+            (several.as_bytes(), "has domains within its element domains: give each a file of its own"),
             (b"", "is not valid XML: create it again"),
             (b"<domain><name>", "is not valid XML"),
             (b"{\"servers\": []}", "is JSON: give it to --inventory"),

@@ -39,6 +39,8 @@ pub struct Inventory {
     pub domain_disks: Vec<DomainDisk>,
     /// Why this is not the whole inventory.
     pub incomplete: Vec<String>,
+    /// It has libvirt's domains, and all of them are running ones.
+    pub has_running_domains_only: bool,
     pub warnings: Vec<Warning>,
 }
 
@@ -175,6 +177,7 @@ impl Texts {
     pub fn parse(self, host: &str) -> Result<Inventory> {
         let mut sources = Vec::new();
         let mut warnings = Vec::new();
+        let (mut has_domains, mut all_run) = (false, true);
         for (file, text) in self.inventory {
             let name = name(&file);
             let source = parse(&text).with_context(|| format!("--inventory {name}"))?;
@@ -186,6 +189,7 @@ impl Texts {
                 let source =
                     parse_domain(&text, host).with_context(|| format!("--libvirt {}", file.display()))?;
                 if let Some(source) = source {
+                    (has_domains, all_run) = (true, all_run && source.is_running_domain);
                     let all = all.get_or_insert_default();
                     all.rows.extend(source.rows);
                     all.domain_disks.extend(source.domain_disks);
@@ -199,6 +203,7 @@ impl Texts {
             sources.push((path.display().to_string(), all.unwrap_or_default()));
         }
         let mut inventory = Inventory::merge(sources);
+        inventory.has_running_domains_only = has_domains && all_run;
         inventory.warnings.append(&mut warnings);
         Ok(inventory)
     }
@@ -282,7 +287,10 @@ fn begins_as_xml(file: &mut fs_err::File) -> io::Result<bool> {
     let mut start = Vec::new();
     file.take(MOST_BLANKS).read_to_end(&mut start)?;
     file.rewind()?;
-    Ok(start.trim_ascii_start().starts_with(b"<"))
+    // Whoever parses it refuses what is in UTF-16.
+    let is_utf_16 = matches!(start[..], [0xff, 0xfe, b'<', 0, ..] | [0xfe, 0xff, 0, b'<', ..]);
+    let text = start.strip_prefix(json::BOM).unwrap_or(&start);
+    Ok(is_utf_16 || text.trim_ascii_start().starts_with(b"<"))
 }
 
 #[cfg(test)]
@@ -414,15 +422,22 @@ mod tests {
         fs_err::os::unix::fs::symlink(path("n.xml"), path("autostart/n.xml")).unwrap();
         fs_err::os::unix::fs::symlink(path("gone.xml"), path("autostart/gone.xml")).unwrap();
         nix::unistd::mkfifo(&path("fifo.xml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        fs_err::write(path("dumped.by.powershell"), format!("\u{feff}{}", DOMAIN.replace(">u<", ">x<")))
+            .unwrap();
         let inventory = load(&[folder.path().into(), path("n.xml")]).unwrap();
         let ids: Vec<_> = inventory.instances.iter().map(Instance::id).collect();
-        assert_eq!(ids, ["u", "v"]);
+        assert_eq!(ids, ["u", "v", "x"]);
+        fs_err::remove_file(path("dumped.by.powershell")).unwrap();
         assert_eq!(inventory.domain_disks.len(), 2);
         assert_eq!(inventory.warnings, []);
         assert_eq!(inventory.instances[0].hosts().collect::<Vec<_>>(), ["h"]);
         fs_err::write(path("dumped"), &backup[..backup.len() / 2]).unwrap();
         let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
         assert!(error.contains("dumped: is not valid XML"), "{error}");
+        let utf_16: Vec<u8> = format!("\u{feff}{backup}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs_err::write(path("dumped"), utf_16).unwrap();
+        let error = format!("{:#}", load(&[folder.path().into()]).unwrap_err());
+        assert!(error.contains("dumped: is UTF-16"), "{error}");
         fs_err::remove_file(path("dumped")).unwrap();
         // The domain that it leads to may be there.
         fs_err::os::unix::fs::symlink("../not-mounted/v.xml", path("v.xml")).unwrap();
@@ -435,6 +450,25 @@ mod tests {
         assert_eq!(load(&[folder.path().into()]).unwrap().instances.len(), 1);
         let empty = path("empty").display().to_string();
         assert_eq!(load(&[path("empty")]).unwrap().warnings, [Warning::NoDomains { path: empty }]);
+    }
+
+    #[test]
+    fn domains_that_all_come_from_their_status_are_the_running_ones_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let [running, defined] = ["run", "etc"].map(|it| folder.path().join(it));
+        for folder in [&running, &defined] {
+            fs_err::create_dir(folder).unwrap();
+        }
+        fs_err::write(running.join("n.xml"), format!("<domstatus>{DOMAIN}</domstatus>")).unwrap();
+        fs_err::write(defined.join("n.xml"), DOMAIN).unwrap();
+        for (sources, expected) in [
+            (vec![running.clone()], true),
+            (vec![defined.clone()], false),
+            (vec![running, defined], false),
+            (Vec::new(), false),
+        ] {
+            assert_eq!(load(&sources).unwrap().has_running_domains_only, expected, "{sources:?}");
+        }
     }
 
     #[test]

@@ -66,11 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn blanks_and_the_word_none_are_no_value() {
-        let text =
-            br#"[{"uuid": " A ", "name": "None", "host": " None ", "image_ref": "i\n", "vm_state": " "}]"#;
+    fn blanks_and_words_for_none_are_no_value() {
         let expected = Row { uuid: Some("a".into()), image_ref: Some("i".into()), ..Row::default() };
-        assert_eq!(parse(text).unwrap().rows, [expected]);
+        for none in ["None", " None ", "", " ", "NULL", "null", "-", "N/A"] {
+            let text =
+                format!(r#"[{{"uuid": " A ", "name": "{none}", "host": "{none}", "image_ref": "i\n"}}]"#);
+            assert_eq!(parse(text.as_bytes()).unwrap().rows, std::slice::from_ref(&expected), "{none:?}");
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Sources write "none" as an empty text, Python's `None` or a zero too, and may write a uuid in capitals.
+    /// Sources write "none" as an empty text, Python's `None`, SQL's `NULL`, a dash or a zero too, and may write a uuid in capitals.
     pub(super) fn normalized(mut self) -> Self {
         let Self {
             uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
@@ -55,7 +55,8 @@ impl Row {
 
 /// Whether a text stands for no value.
 pub(super) fn is_none(text: &str) -> bool {
-    matches!(text.trim(), "" | "None")
+    let text = text.trim();
+    ["", "-", "None", "null", "N/A"].iter().any(|it| text.eq_ignore_ascii_case(it))
 }
 
 fn trimmed(text: Box<str>) -> Box<str> {
@@ -128,6 +129,8 @@ pub struct Source {
     pub domain_disks: Vec<DomainDisk>,
     /// Why this is not the whole inventory.
     pub incomplete: Vec<String>,
+    /// It is the status of a running domain, as in /run/libvirt/qemu.
+    pub is_running_domain: bool,
     /// It has as many rows as older clients list at most.
     pub is_at_client_limit: bool,
     /// Where the source is a page of the API's.

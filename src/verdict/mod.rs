@@ -142,8 +142,9 @@ pub struct Judgement<'a> {
     pub inventory_is_incomplete: bool,
     /// How many instances count for this cache.
     pub counted: usize,
-    /// How many instance directories hold a disk.
+    /// How many instance directories hold a disk, and how many of these are of an instance that counts.
     pub directories_with_disks: usize,
+    pub listed_with_disks: usize,
     /// Instances that must have a directory here: how many, and which have none.
     pub expected: usize,
     pub absent: Vec<&'a str>,
@@ -186,6 +187,7 @@ pub fn judge<'a>(
 ) -> Judgement<'a> {
     let users = Users::count(evidence, inventory, policy);
     let names = Names::find(evidence, inventory, &users, policy);
+    let (directories_with_disks, listed_with_disks) = users.directories_with_disks();
     let absent = users.expected().filter(|it| it.directories.is_empty()).map(|it| it.id);
     let mut judgement = Judgement {
         files: Vec::new(),
@@ -193,7 +195,8 @@ pub fn judge<'a>(
         unlisted_directories: Vec::new(),
         inventory_is_incomplete: inventory.is_some_and(|it| !it.incomplete.is_empty()),
         counted: users.counted.len(),
-        directories_with_disks: users.directories_with_disks(),
+        directories_with_disks,
+        listed_with_disks,
         expected: users.expected().count(),
         absent: absent.collect(),
         unreadable: names.unreadable.clone(),

@@ -849,5 +849,7 @@ fn directories_that_can_be_of_instances_are_counted_by_their_disks() {
         add(&mut evidence, directory, vec![disk(&format!("/i/{directory}/disk"), &[])]);
     }
     add(&mut evidence, "without-a-disk", Vec::new());
-    assert_eq!(judge(&evidence, None, &policy(), NOW).directories_with_disks, 2);
+    let listed = inventory(&[row("v", "here", "a"), row("without-a-disk", "here", "a")]);
+    let judgement = judge(&evidence, Some(&listed), &policy(), NOW);
+    assert_eq!((judgement.directories_with_disks, judgement.listed_with_disks), (2, 1));
 }

@@ -134,12 +134,17 @@ impl<'a> Users<'a> {
         self.counted.iter().filter(|it| it.is_expected)
     }
 
-    pub fn directories_with_disks(&self) -> usize {
+    /// How many instance directories hold a disk, and how many of these are of a counted instance.
+    pub fn directories_with_disks(&self) -> (usize, usize) {
         let is_instances = |path: &OsStr| {
             self.may_be_instances(path) && path != "snapshots" && !path.as_bytes().contains(&b'/')
         };
-        let with_disks = self.evidence.directories.iter().filter(|(_, it)| !it.disks.is_empty());
-        with_disks.filter(|(path, _)| is_instances(path)).count()
+        let (mut with_disks, mut listed) = (0, 0);
+        for place in self.places().filter(|it| !it.directory.disks.is_empty() && is_instances(it.path)) {
+            with_disks += 1;
+            listed += usize::from(!place.owners.is_empty());
+        }
+        (with_disks, listed)
     }
 
     /// The ids of instances, sorted.
