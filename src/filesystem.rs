@@ -118,7 +118,16 @@ pub fn is_of_kernel(file: impl AsFd) -> io::Result<bool> {
     Ok(KERNEL.contains(&(statfs::fstatfs(file)?.filesystem_type().0 as u32)))
 }
 
-/// A line of /proc/self/mountinfo, see proc(5).
+/// The kernel's list of mounts. What is not UTF-8 in their names comes as U+FFFD.
+///
+/// # Errors
+/// Where it cannot be read, as where `/proc` is not mounted.
+pub fn mountinfo() -> io::Result<String> {
+    let list = fs_err::read("/proc/self/mountinfo")?;
+    Ok(String::from_utf8_lossy(&list).into_owned())
+}
+
+/// A line of it, see proc(5).
 struct Mount<'a> {
     /// `major:minor`
     device: &'a str,
@@ -171,7 +180,7 @@ pub fn is_on_another_server(mountinfo: &str, path: &Path, devices: &[u64]) -> bo
 /// Warns where an NFS mount keeps locks to this machine.
 pub fn locks_not_shared(path: &Path) -> Option<Warning> {
     let device = in_mountinfo(fs_err::metadata(path).ok()?.dev());
-    mount_without_shared_locks(&fs_err::read_to_string("/proc/self/mountinfo").ok()?, &device)
+    mount_without_shared_locks(&mountinfo().ok()?, &device)
 }
 
 fn mount_without_shared_locks(mountinfo: &str, device: &str) -> Option<Warning> {
@@ -202,6 +211,7 @@ mod tests {
             assert_eq!(mount_without_shared_locks(&line, "0:43"), None);
         }
     }
+
     #[test]
     fn what_this_host_exports_is_shared() {
         let exports = b"/srv/nova\t*(rw,sync)\n/a\\040b/c\t10.0.0.0/8(rw)\n\n# /d\n/e/";

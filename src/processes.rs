@@ -4,8 +4,9 @@
 //! the lack of it.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use nix::libc;
 use nix::sys::stat::fstatat;
 
 use crate::evidence::Identity;
-use crate::filesystem::is_on_another_server;
+use crate::filesystem::{is_on_another_server, mountinfo};
 use crate::listing::names;
 
 /// Who has a file open, in words.
@@ -46,13 +47,12 @@ pub fn users_of(files: &HashMap<Identity, OsString>) -> io::Result<Users> {
     }
     let block = Path::new("/sys/block");
     let devices = names(block).map_err(|error| in_path(block, &error))?;
-    let mounts = Path::new("/proc/self/mountinfo");
-    let mountinfo = fs_err::read_to_string(mounts).map_err(|error| in_path(mounts, &error))?;
+    let mountinfo = mountinfo()?;
     let of_files: Vec<u64> = files.keys().map(|it| it.dev).collect();
     for device in devices {
         let backing_file = block.join(&device).join("loop/backing_file");
-        let Ok(file) = fs_err::read_to_string(backing_file) else { continue };
-        let file = Path::new(file.trim_end_matches('\n'));
+        let Ok(file) = fs_err::read(backing_file) else { continue };
+        let file = Path::new(OsStr::from_bytes(file.strip_suffix(b"\n").unwrap_or(&file)));
         // The path is that of where the device was made, which may be a container; the name is the same.
         let by_name = files.iter().find(|(_, name)| file.file_name() == Some(name));
         // To look at a file whose server has gone would wait for ever, with nova's locks held.

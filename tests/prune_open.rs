@@ -1,6 +1,8 @@
 //! Prune beside processes that have a file open which nothing on the instances path names: the real qemu-nbd, whose locks
 //! show in the evidence, and others, which `/proc` shows while the file is set aside.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -190,7 +192,7 @@ fn a_base_that_qemu_img_rebase_has_opened_and_not_yet_locked_stays() {
     assert_eq!(it.world.prune(NO_ARGS).exits(0).verdict(&base), "in_use");
 }
 
-fn losetup(args: &[&str]) -> String {
+fn losetup(args: &[&OsStr]) -> String {
     let output = Command::new(tool("losetup", "mount")).args(args).output().unwrap();
     assert!(output.status.success(), "{output:?}: run this as root where loop devices can be made");
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
@@ -200,9 +202,10 @@ fn losetup(args: &[&str]) -> String {
 fn a_file_that_a_loop_device_stands_on_stays() {
     let it = InUse::new();
     let name = it.world.original("image-a", 2 * DAY);
-    let device = losetup(&["--show", "--read-only", "-f", it.world.base(&name).to_str().unwrap()]);
+    let base = it.world.base(&name);
+    let device = losetup(&["--show".as_ref(), "--read-only".as_ref(), "-f".as_ref(), base.as_os_str()]);
     let run = it.world.prune(NO_ARGS);
-    losetup(&["-d", &device]);
+    losetup(&["-d".as_ref(), device.as_ref()]);
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
@@ -221,7 +224,7 @@ fn a_file_that_a_loop_device_of_another_mount_namespace_stands_on_stays() {
     assert!(made.status.success(), "{made:?}: run this as root where loop devices can be made");
     let device = String::from_utf8(made.stdout).unwrap().trim_end().to_owned();
     let run = it.world.prune(NO_ARGS);
-    losetup(&["-d", &device]);
+    losetup(&["-d".as_ref(), device.as_ref()]);
     run.told(&name, "open", &[&format!("loop device {}", device.trim_start_matches("/dev/"))]);
 }
 
@@ -253,17 +256,21 @@ fn what_a_loop_device_stands_on_is_looked_at_unless_it_is_on_another_server() {
     let name = it.world.original("image-a", 2 * DAY);
     let elsewhere = it.world.outside().join("elsewhere");
     fs_err::create_dir(&elsewhere).unwrap();
-    fs_err::hard_link(it.world.base(&name), elsewhere.join("image")).unwrap();
-    let device = losetup(&["--show", "--read-only", "-f", elsewhere.join("image").to_str().unwrap()]);
+    // No text, as names are that were made before UTF-8.
+    let other = elsewhere.join(OsStr::from_bytes(b"image-\xff"));
+    fs_err::hard_link(it.world.base(&name), &other).unwrap();
+    let device = losetup(&["--show".as_ref(), "--read-only".as_ref(), "-f".as_ref(), other.as_os_str()]);
     let words = format!("loop device {}", device.trim_start_matches("/dev/"));
     let open = it.world.prune(NO_ARGS);
-    let mounts = format!("30 1 0:9999 / {} rw - nfs4 server:/x rw\n", elsewhere.display());
-    let mounts = it.world.file("mountinfo", mounts);
+    // Another mount's name is no text.
+    let mounts =
+        format!(" rw - ext4 /dev/x rw\n30 1 0:9999 / {} rw - nfs4 server:/x rw\n", elsewhere.display());
+    let mounts = it.world.file("mountinfo", [b"29 1 0:9998 / /\xff", mounts.as_bytes()].concat());
     let prune = prune_command(&it.world, NO_ARGS);
     let mut command = with_own_mounts();
     command.args(["sh", "-c", "mount --bind \"$0\" /proc/$$/mountinfo && exec \"$@\""]).arg(mounts);
     let removed = finish(command.arg(prune.get_program()).args(prune.get_args()));
-    losetup(&["-d", &device]);
+    losetup(&["-d".as_ref(), device.as_ref()]);
     open.told(&name, "open", &[&words]);
     removed.told(&name, "removed", &[]);
 }

@@ -35,7 +35,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// Sources write "none" as an empty text, Python's `None`, SQL's `NULL`, a dash or a zero too, and may write a uuid in capitals.
+    /// Sources write "none" as an empty text, Python's `None`, SQL's `NULL`, a dash or a zero too, and may write a uuid
+    /// in capitals.
     pub(super) fn normalized(mut self) -> Self {
         let Self {
             uuid, name, host, image_ref, image_name, kernel_id, ramdisk_id, vm_state, task_state, ..
