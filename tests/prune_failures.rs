@@ -154,6 +154,20 @@ fn a_file_that_is_gone_when_its_removal_fails_is_removed() {
     assert_eq!(with_outcome(&run, "removed"), files.into());
 }
 
+/// The same, and nova's precaching has fetched the image again by then.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_file_that_is_gone_and_made_again_when_its_removal_fails_is_removed() {
+    let (it, files) = InUse::with_three();
+    let act = || {
+        fs_err::remove_file(aside(&it.world, &files[1])).unwrap();
+        plain_file(&it.world, &files[1], DAY / 2);
+    };
+    let run = acted_on(&it, &files, "unlinkat", Action::stop(act)).exits(0);
+    assert_eq!(with_outcome(&run, "removed"), files.clone().into());
+    it.has([&files[1]]);
+}
+
 /// Somebody has put it back by hand.
 #[cfg(target_arch = "x86_64")]
 #[test]

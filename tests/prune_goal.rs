@@ -84,18 +84,24 @@ fn where_the_space_cannot_be_asked_for_any_more_nothing_more_is_removed() {
     it.has(files);
 }
 
-/// As btrfs and XFS do it: `tests/common/late.c` stands for them.
+/// As btrfs and XFS do it: `tests/common/late.c` stands for them. Where nothing becomes free, as where a snapshot keeps it,
+/// all goes that may.
 #[test]
 fn where_space_is_freed_late_no_more_goes_than_is_needed() {
-    let (it, files) = four();
-    let available = it.world.dry_run(NO_ARGS).json()["filesystem"]["available_bytes"].as_u64().unwrap();
-    let size = 512 * fs_err::metadata(it.world.base(&files[0])).unwrap().blocks();
-    let mut command = prune_command(&it.world, ["--until-free", &(available + size + 1).to_string()]);
-    let library = compiled("tests/common/late.c", &it.world.outside().join("late.so"));
-    command.env("LD_PRELOAD", library).env("LATE_BYTES", size.to_string());
-    let run = finish(command.env("LATE_AVAILABLE", available.to_string())).exits(0);
-    assert_eq!(with_outcome(&run, "removed"), files[..2].iter().cloned().collect(), "{run:#?}");
-    assert_eq!(goal(&run, "available_after_bytes"), available + 2 * size);
+    for (is_freed, removed) in [(true, 3), (false, 4)] {
+        let (it, files) = four();
+        let available = it.world.dry_run(NO_ARGS).json()["filesystem"]["available_bytes"].as_u64().unwrap();
+        let size = 512 * fs_err::metadata(it.world.base(&files[0])).unwrap().blocks();
+        let wanted = (available + 2 * size + 1).to_string();
+        let mut command = prune_command(&it.world, ["--until-free", &wanted]);
+        command.env("LD_PRELOAD", compiled("tests/common/late.c", &it.world.outside().join("late.so")));
+        command.env("LATE_AVAILABLE", available.to_string());
+        command.env("LATE_BYTES", if is_freed { size } else { 0 }.to_string());
+        let run = finish(&mut command).exits(i32::from(!is_freed));
+        assert_eq!(with_outcome(&run, "removed"), files[..removed].iter().cloned().collect(), "{run:#?}");
+        let after = available + if is_freed { 3 * size } else { 0 };
+        assert_eq!(goal(&run, "available_after_bytes"), after);
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 /* A filesystem that frees space some time after an unlink, for LD_PRELOAD: LATE_AVAILABLE bytes are free at first, and
- * LATE_BYTES more half a second after each unlink, one after the other.
+ * LATE_BYTES more for each unlink, one after the other, every 0.7 seconds from the last unlink on.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,7 +27,7 @@ int unlinkat(int directory, const char *name, int flags)
 
 static int changed(struct statvfs *space)
 {
-    long done = (now() - last) / 500;
+    long done = (now() - last) / 700;
     long freed = done < unlinks ? done : unlinks;
     space->f_bavail = (atol(getenv("LATE_AVAILABLE")) + freed * atol(getenv("LATE_BYTES"))) / space->f_frsize;
     return 0;
