@@ -69,9 +69,9 @@ const NETWORK: [u32; 22] = [
 ];
 
 /// How the names of their types begin in the list of mounts.
-const NETWORK_TYPES: [&str; 15] = [
-    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "fuse", "gfs2", "gpfs", "lustre", "nfs", "ocfs2",
-    "panfs", "smb",
+const NETWORK_TYPES: [&str; 22] = [
+    "9p", "acfs", "afs", "autofs", "beegfs", "ceph", "cifs", "coda", "fuse", "gfs2", "gpfs", "lustre", "nfs",
+    "ocfs2", "panfs", "pvfs2", "smb", "snfs", "vboxsf", "virtiofs", "vmhgfs", "vxfs",
 ];
 
 /// nfs-utils' list of what this host exports by now, exports(5).
@@ -83,17 +83,28 @@ pub fn is_network(path: &Path) -> bool {
     statfs::statfs(path).map_or(true, |it| NETWORK.contains(&(it.filesystem_type().0 as u32)))
 }
 
-/// Whether other machines may use a path: it is on a network filesystem, or this host is the server.
+/// Whether other machines may use a path: it is on a network filesystem, or this host is the server, or may be.
 pub fn is_shared(path: &Path) -> bool {
     is_network(path)
-        || fs_err::read(EXPORTS)
-            .is_ok_and(|it| is_exported(&it, &fs_err::canonicalize(path).unwrap_or(path.into())))
+        || match fs_err::read(EXPORTS) {
+            Ok(exports) => {
+                let path = fs_err::canonicalize(path).unwrap_or(path.into());
+                is_exported(&exports, &mountinfo().unwrap_or_default(), &path)
+            }
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
 }
 
-fn is_exported(exports: &[u8], path: &Path) -> bool {
+/// By name, or as another mount of the same filesystem: what NFSv4 exports is as a rule bound below one directory.
+fn is_exported(exports: &[u8], mountinfo: &str, path: &Path) -> bool {
+    let is_within = |a: &Path, b: &Path| a.starts_with(b) || b.starts_with(a);
+    let own = in_filesystem(mountinfo, path);
     let exported = exports.split(|it| *it == b'\n').filter_map(|it| it.split(u8::is_ascii_whitespace).next());
     let mut exported = exported.filter(|it| it.starts_with(b"/")).map(unescaped);
-    exported.any(|it| path.starts_with(&it) || it.starts_with(path))
+    exported.any(|export| {
+        let same = own.as_ref().zip(in_filesystem(mountinfo, &export));
+        is_within(path, &export) || same.is_some_and(|(a, b)| a.0 == b.0 && is_within(&a.1, &b.1))
+    })
 }
 
 /// The magic numbers of filesystems whose files are the kernel's own, where to open one may be to act: to open the
@@ -131,6 +142,8 @@ pub fn mountinfo() -> io::Result<String> {
 struct Mount<'a> {
     /// `major:minor`
     device: &'a str,
+    /// What of the filesystem is mounted.
+    root: &'a str,
     mount_point: &'a str,
     filesystem: &'a str,
     /// The filesystem's own.
@@ -142,10 +155,24 @@ fn mounts(mountinfo: &str) -> impl Iterator<Item = Mount<'_>> {
         // id, parent, device, root, mount point, options, optional fields, "-", type, source, options of the filesystem.
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ').skip(2);
-        let (device, mount_point) = (before.next()?, before.nth(1)?);
+        let (device, root, mount_point) = (before.next()?, before.next()?, before.next()?);
         let mut after = after.split(' ');
-        Some(Mount { device, mount_point, filesystem: after.next()?, options: after.nth(1)? })
+        Some(Mount { device, root, mount_point, filesystem: after.next()?, options: after.nth(1)? })
     })
+}
+
+/// The mount that a path is on, as the list has it; nothing is asked of the filesystem.
+fn mount_of<'a>(mountinfo: &'a str, path: &Path) -> Option<Mount<'a>> {
+    // Of several on one mount point the last is seen.
+    let above = mounts(mountinfo).filter(|it| path.starts_with(unescaped(it.mount_point.as_bytes())));
+    above.max_by_key(|it| it.mount_point.len())
+}
+
+/// The device of a path, and where the path is below the root of its filesystem.
+fn in_filesystem<'a>(mountinfo: &'a str, path: &Path) -> Option<(&'a str, PathBuf)> {
+    let mount = mount_of(mountinfo, path)?;
+    let below = path.strip_prefix(unescaped(mount.mount_point.as_bytes())).ok()?;
+    Some((mount.device, unescaped(mount.root.as_bytes()).join(below)))
 }
 
 /// A device number as the list of mounts has it.
@@ -158,7 +185,8 @@ fn unescaped(name: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
     let mut rest = name;
     while let [first, after @ ..] = rest {
-        let escape = after.first_chunk::<3>().filter(|_| *first == b'\\');
+        let is_octal = |it: &&[u8; 3]| *first == b'\\' && it.iter().all(|it| matches!(it, b'0'..=b'7'));
+        let escape = after.first_chunk::<3>().filter(is_octal);
         let octal = escape.and_then(|it| u8::from_str_radix(str::from_utf8(it).ok()?, 8).ok());
         bytes.push(octal.unwrap_or(*first));
         rest = if octal.is_some() { &after[3..] } else { after };
@@ -169,9 +197,9 @@ fn unescaped(name: &[u8]) -> PathBuf {
 /// Whether a path is on a network filesystem that is none of these devices, by the list of mounts: nothing is asked of
 /// the server, which may have gone.
 pub fn is_on_another_server(mountinfo: &str, path: &Path, devices: &[u64]) -> bool {
-    let above = mounts(mountinfo).filter(|it| path.starts_with(unescaped(it.mount_point.as_bytes())));
-    // Of several on one mount point the last is seen.
-    above.max_by_key(|it| it.mount_point.len()).is_some_and(|it| {
+    // As the list has it.
+    let path = PathBuf::from(path.to_string_lossy().into_owned());
+    mount_of(mountinfo, &path).is_some_and(|it| {
         NETWORK_TYPES.iter().any(|kind| it.filesystem.starts_with(kind))
             && !devices.iter().any(|device| in_mountinfo(*device) == it.device)
     })
@@ -214,19 +242,29 @@ mod tests {
 
     #[test]
     fn what_this_host_exports_is_shared() {
-        let exports = b"/srv/nova\t*(rw,sync)\n/a\\040b/c\t10.0.0.0/8(rw)\n\n# /d\n/e/";
+        let exports = b"/srv/nova\t*(rw,sync)\n/a\\040b/c\t10.0.0.0/8(rw)\n\n# /d\n/e/bound/\n/f\\+12";
+        let mount = |device, root, point| format!("29 1 {device} {root} {point} rw - ext4 /dev/x rw\n");
+        let mountinfo =
+            [mount("8:1", "/", "/"), mount("8:2", "/", "/var/nova"), mount("8:2", "/in", "/e/bound")]
+                .concat();
         for (path, expected) in [
+            ("/var/nova/in/_base", true),
+            ("/var/nova/out/_base", false),
             ("/srv/nova/instances/_base", true),
             ("/srv/nova", true),
             ("/srv", true),
             ("/srv/nova2", false),
             ("/a b/c/_base", true),
             ("/d", false),
-            ("/e/_base", true),
+            ("/e/bound/_base", true),
+            ("/f\n", false),
         ] {
-            assert_eq!(is_exported(exports, Path::new(path)), expected, "{path}");
+            assert_eq!(is_exported(exports, &mountinfo, Path::new(path)), expected, "{path}");
         }
-        assert!(!is_exported(b"", Path::new("/srv")));
+        assert!(
+            !is_exported(b"", &mountinfo, Path::new("/srv"))
+                && is_exported(b"/srv rw", "", Path::new("/srv"))
+        );
     }
 
     #[test]

@@ -71,13 +71,12 @@ impl Case<'_> {
                  --allow-empty"
             );
         }
-        let listed = judgement.listed_with_disks;
         // One that counts for another reason does not show that this list is of this host.
-        let is_foreign = judgement.counted == 0 || asked.ignore_unlisted && listed == 0;
+        let is_foreign = judgement.counted == 0 || asked.ignore_unlisted && judgement.counted_here == 0;
         if !asked.allow_empty && self.inventory.is_some() && is_foreign && with_disks > 0 {
             bail!(
-                "refused: {with_disks} instance directories in {path} hold disks, and no instance in the inventory has one \
-                 of them: check --host ({host}) and the inventory, or add --allow-empty"
+                "refused: instance directories in {path} hold disks ({with_disks} do), and no instance in the inventory has \
+                 a directory there: check --host ({host}) and the inventory, or add --allow-empty"
             );
         }
         if !asked.allow_empty
@@ -110,7 +109,7 @@ impl Case<'_> {
                  leave out --ignore-unlisted"
             );
         }
-        if self.shows_running_domains_only() && with_disks > listed {
+        if self.shows_running_domains_only() && with_disks > judgement.listed_with_disks {
             bail!(
                 "refused: --libvirt shows running domains only, and --ignore-unlisted disregards the disks of those that \
                  are shut off: name /etc/libvirt/qemu, or add --inventory, or leave out --ignore-unlisted"
@@ -307,19 +306,25 @@ mod tests {
         let building = Row { task_state: Some("spawning".into()), ..absent[0].clone() };
         let [building, one_of_two] = [building, absent[0].clone()].map(|it| [here[0].clone(), it]);
         let nobody: [Row; 0] = [];
+        let without_disk: Change = |it| {
+            it.directories.clear();
+            add(it, "v", Vec::new());
+            add(it, "v_del", vec![disk("/i/v_del/disk", &[])]);
+        };
         let hostless_and_here = [row("v", "", ""), row("w", "here", "")];
         let nothing = Asked { has_inventory: false, ..REAL };
         let allow = |asked| Asked { allow_empty: true, ..asked };
         let ignoring = |asked| Asked { ignore_unlisted: true, ..asked };
         let (none_counts, host_unknown) = ("no instance in the inventory", "host here is neither");
         // "" where it is not refused.
-        let cases: [(&str, Asked, &[Row], Change, &str); 42] = [
+        let cases: [(&str, Asked, &[Row], Change, &str); 43] = [
             ("an instance here", REAL, &here, as_it_is, ""),
             ("no instance here", REAL, &elsewhere, as_it_is, none_counts),
             ("no instance here, dry", dry(REAL), &elsewhere, as_it_is, none_counts),
             ("no instance here, allowed", allow(REAL), &elsewhere, as_it_is, ""),
             ("no directory of theirs", REAL, &hostless_and_here, as_it_is, ""),
             ("no directory of theirs, ignoring", ignoring(REAL), &hostless_and_here, as_it_is, none_counts),
+            ("a directory of theirs, ignoring", ignoring(REAL), &hostless_and_here, without_disk, ""),
             ("no directory, ignoring, allowed", allow(ignoring(REAL)), &hostless_and_here, as_it_is, ""),
             ("no disk, ignoring", ignoring(REAL), &hostless_and_here, no_directories, ""),
             ("no instance and no disk", REAL, &nobody, no_directories, ""),

@@ -39,9 +39,13 @@ impl Owner {
         let stats = || stats.iter().flatten();
         let owner = stats().find(|it| it.st_uid != 0).or_else(|| stats().find(|it| it.st_gid != 0));
         let owner = owner.map(|it| (Uid::from_raw(it.st_uid), Gid::from_raw(it.st_gid)));
-        if let Some((_, gid)) = owner
+        if let Some((uid, gid)) = owner
             && let Err(errno) = setgroups(&[gid])
         {
+            // Root's own directories need no other user, and their group is a matter of convenience.
+            if uid.is_root() {
+                return Ok(Self(None));
+            }
             bail!("cannot drop the groups of root: {errno}: run this with CAP_SETGID, or as nova's user");
         }
         Ok(Self(owner))

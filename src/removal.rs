@@ -61,7 +61,7 @@ use crate::errors::{advice, cannot, cause};
 use crate::evidence::{
     Evidence, Identity, Opened, Stat, is_open_in_qemu, open_examined, open_regular, type_of,
 };
-use crate::filesystem::{Space, is_shared};
+use crate::filesystem::Space;
 use crate::layout::Layout;
 use crate::listing::{DIRECTORY, each_entry};
 use crate::lock::{Batch, Locks, NotHeld, locks_of};
@@ -78,8 +78,10 @@ use crate::warning::Warning;
 const SETTLE: Duration = Duration::from_millis(100);
 const SETTLE_ON_NETWORK: Duration = Duration::from_secs(61);
 
-/// For how long the free space must not have grown, for a filesystem to have freed what it will free.
+/// For how long the free space must not have grown, for a filesystem to have freed what it will free; and how long that is
+/// waited for at most, for others may free space all the time.
 const FREES_NO_MORE: Duration = Duration::from_secs(1);
+const FREES_WITHIN: Duration = Duration::from_secs(30);
 
 /// How often a wait looks whether a signal has come.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -110,6 +112,9 @@ pub struct Removal<'a> {
     pub instances: OwnedFd,
     pub cache_dir: OwnedFd,
     pub locks: &'a Locks,
+    /// Whether other machines may use each of the two. Asked before anything is locked or set aside.
+    pub cache_is_shared: bool,
+    pub locks_are_shared: bool,
     pub owner: Owner,
     pub lock_wait: Duration,
     /// `None`: as the filesystem needs.
@@ -324,7 +329,7 @@ impl Removal<'_> {
             let done = self.follow_owner(judged, outcomes).unwrap_or_else(|| self.unlink(judged, &held));
             outcomes.insert(judged.name, done);
         }
-        if !is_shared(&self.layout.locks_dir()) {
+        if !self.locks_are_shared {
             self.remove_lock_files(batch, &held, outcomes);
         }
         is_complete
@@ -404,8 +409,8 @@ impl Removal<'_> {
 
     fn wait_for_openers(&self) {
         self.progress.enter(Phase::Waiting);
-        let is_shared = || is_shared(&self.layout.cache_dir());
-        let settle = self.settle.unwrap_or_else(|| if is_shared() { SETTLE_ON_NETWORK } else { SETTLE });
+        let default = if self.cache_is_shared { SETTLE_ON_NETWORK } else { SETTLE };
+        let settle = self.settle.unwrap_or(default);
         let start = Instant::now();
         while start.elapsed() < settle && self.interrupted().is_none() {
             std::thread::sleep(PAUSE.min(settle.saturating_sub(start.elapsed())));
@@ -478,8 +483,12 @@ impl Removal<'_> {
             Ok(()) => Done::plain(Outcome::Removed),
             // NFS may lose the answer to what it has done; or somebody has given the file its name back.
             Err(_) if matches!(self.stat(&aside), Ok(None)) => match self.stat(judged.name) {
-                Ok(Some(stat)) if is_as_judged(judged, &stat) => changed(&path),
-                _ => Done::plain(Outcome::Removed),
+                Ok(Some(stat)) if is_as_judged(judged, &stat) => {
+                    let why = format!("{path} was given its name back by somebody else: run prune again");
+                    Done::because(Outcome::Changed, why)
+                }
+                Ok(_) => Done::plain(Outcome::Removed),
+                Err(error) => failed(&path, in_words(&error)),
             },
             Err(error) => self.put_back_because(judged.name, failed(&path, in_words(&error))),
         }
@@ -588,13 +597,15 @@ impl Removal<'_> {
     /// extents, free what is unlinked later.
     pub fn wait_until_free(&self, bytes: u64) {
         let available = || self.space().map_or(u64::MAX, |it| it.available_bytes);
-        if available() >= bytes {
+        if available() >= bytes || self.interrupted().is_some() {
             return;
         }
         // btrfs frees with its next commit.
         syncfs(&self.cache_dir).ok();
-        let (mut most, mut since) = (available(), Instant::now());
-        while most < bytes && since.elapsed() < FREES_NO_MORE && self.interrupted().is_none() {
+        let start = Instant::now();
+        let (mut most, mut since) = (available(), start);
+        let is_over = |since: Instant| since.elapsed() >= FREES_NO_MORE || start.elapsed() >= FREES_WITHIN;
+        while most < bytes && !is_over(since) && self.interrupted().is_none() {
             std::thread::sleep(PAUSE);
             let now = available();
             if now > most {

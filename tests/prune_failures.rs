@@ -175,7 +175,7 @@ fn a_file_that_has_its_name_again_when_its_removal_fails_is_not_removed() {
     let (it, files) = InUse::with_three();
     let act = || fs_err::rename(aside(&it.world, &files[1]), it.world.base(&files[1])).unwrap();
     let run = acted_on(&it, &files, "unlinkat", Action::stop(act)).exits(0);
-    it.only_this_stays(&run, &files[1], "changed", "no longer the file");
+    it.only_this_stays(&run, &files[1], "changed", "given its name back");
 }
 
 /// Without `RENAME_NOREPLACE`, right after the rename: the old file is aside then.

@@ -71,7 +71,7 @@ fn a_prune_that_is_refused_puts_it_back_all_the_same() {
             fs_err::remove_dir_all(it.world.path("locks")).unwrap();
         }
         it.world.inventory(&json!([]));
-        it.world.prune(NO_ARGS).refused(&["no instance in the inventory has one"]);
+        it.world.prune(NO_ARGS).refused(&["no instance in the inventory has"]);
         it.has(files.clone());
         assert_eq!(fs_err::metadata(it.world.base(&files[1])).unwrap().ino(), inode);
     }

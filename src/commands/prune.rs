@@ -11,7 +11,7 @@ use super::pass::{Found, Pass};
 use crate::cli::{Global, Prune};
 use crate::evidence::{Evidence, Identity, open_instances_path};
 use crate::exit::Exit;
-use crate::filesystem::{Space, locks_not_shared};
+use crate::filesystem::{Space, is_shared, locks_not_shared};
 use crate::goal::{Goal, next_for, spare_others};
 use crate::guard::{self, Asked};
 use crate::inventory::Inventory;
@@ -94,6 +94,8 @@ impl Command<'_> {
             instances,
             cache_dir,
             locks,
+            cache_is_shared: is_shared(&layout.cache_dir()),
+            locks_are_shared: is_shared(&layout.locks_dir()),
             owner,
             lock_wait: self.args.lock_wait,
             settle: self.args.settle,
@@ -173,7 +175,9 @@ impl Command<'_> {
                     work.outcomes.get(it.name).is_some_and(|it| it.outcome == Outcome::Removed)
                 };
                 let freed: u64 = batch.iter().filter(is_gone).map(|it| it.file.frees_bytes()).sum();
-                removal.wait_until_free(wanted_bytes.min(before.available_bytes.saturating_add(freed)));
+                if freed > 0 {
+                    removal.wait_until_free(wanted_bytes.min(before.available_bytes.saturating_add(freed)));
+                }
             }
             if !incomplete.is_empty() {
                 found.warnings.extend(guard::evidence_incomplete(&incomplete));

@@ -43,8 +43,11 @@ pub fn parse(text: &[u8], host: &str) -> Result<Option<Source>> {
     let is_running_domain = root.has_tag_name("domstatus");
     let domain = if is_running_domain { child(root, "domain") } else { Some(root) };
     let Some(domain) = domain.filter(|it| it.has_tag_name("domain")) else {
-        if root.descendants().any(|it| it.has_tag_name("domain") && child(it, "devices").is_some()) {
-            let name = root.tag_name().name();
+        let name = root.tag_name().name();
+        // A snapshot or a checkpoint has the domain as it was.
+        if !matches!(name, "domainsnapshot" | "domaincheckpoint")
+            && root.descendants().any(|it| it.has_tag_name("domain") && child(it, "devices").is_some())
+        {
             bail!(
                 "has domains within its element {name}: give each a file of its own, as virsh dumpxml prints it"
             );
@@ -352,7 +355,8 @@ mod tests {
     #[test]
     fn other_files_of_libvirt_are_no_domains() {
         let network = "<network><name>default</name><domain name='example'/></network>";
-        for text in [network, "<domstatus/>", "<domainsnapshot/>"] {
+        let snapshot = format!("<domainsnapshot>{}</domainsnapshot>", domain("1.1", ""));
+        for text in [network, "<domstatus/>", &snapshot] {
             assert_eq!(parse(text.as_bytes(), "h").unwrap(), None);
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use super::json::{self, Object};
-use super::row::{Lacks, Row, Source};
+use super::row::{Lacks, Row, Source, is_none};
 
 /// What the client writes for the id and the name of the image of a server that has none.
 const BOOTED_FROM_VOLUME: &str = "N/A (booted from volume)";
@@ -45,8 +45,7 @@ pub(super) fn parse(text: &[u8]) -> Result<Source> {
         is_of_images |= status.starts_with(|first: char| first.is_ascii_lowercase());
         let (vm_state, task_state) = states(status);
         // Some versions print Python's None as text.
-        let value =
-            |text: Option<Box<str>>| text.filter(|it| !matches!(&**it, "" | "None" | BOOTED_FROM_VOLUME));
+        let value = |text: Option<Box<str>>| text.filter(|it| !is_none(it) && **it != *BOOTED_FROM_VOLUME);
         let row = Row {
             uuid: Some(server.id),
             host: value(server.host),
@@ -120,6 +119,7 @@ mod tests {
             ("RESIZE", "\"resize_prep\"", (None, Some("resize_prep"))),
             ("RESIZE", "null", (None, Some("resize_migrated"))),
             ("RESIZE", "\"None\"", (None, Some("resize_migrated"))),
+            ("RESIZE", "\"-\"", (None, Some("resize_migrated"))),
             ("VERIFY_RESIZE", "null", (Some("resized"), None)),
             ("REVERT_RESIZE", "\"resize_reverting\"", (Some("resized"), Some("resize_reverting"))),
             ("SHELVED_OFFLOADED", "null", (Some("shelved_offloaded"), None)),

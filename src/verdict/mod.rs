@@ -140,8 +140,9 @@ pub struct Judgement<'a> {
     /// By path.
     pub unreadable: Vec<Unreadable>,
     pub inventory_is_incomplete: bool,
-    /// How many instances count for this cache.
+    /// How many instances count for this cache, and how many of these have a directory here.
     pub counted: usize,
+    pub counted_here: usize,
     /// How many instance directories hold a disk, and how many of these are of an instance that counts.
     pub directories_with_disks: usize,
     pub listed_with_disks: usize,
@@ -195,6 +196,7 @@ pub fn judge<'a>(
         unlisted_directories: Vec::new(),
         inventory_is_incomplete: inventory.is_some_and(|it| !it.incomplete.is_empty()),
         counted: users.counted.len(),
+        counted_here: users.counted.iter().filter(|it| !it.directories.is_empty()).count(),
         directories_with_disks,
         listed_with_disks,
         expected: users.expected().count(),
