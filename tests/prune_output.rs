@@ -6,7 +6,7 @@ use std::process::Command;
 use assert_cmd::cargo::cargo_bin;
 
 use crate::common::prune::{
-    InUse, finish, plain_file, prune_command, strace_log, under_strace, wait_until, with_outcome,
+    InUse, finish, plain_file, prune_command, traced_calls, under_strace, wait_until, with_outcome,
 };
 use crate::common::{DAY, HOST, NO_ARGS};
 
@@ -35,13 +35,18 @@ fn a_report_that_cannot_be_written_is_an_error_and_the_removals_are_those_of_the
     assert_eq!(status.code(), Some(2));
 }
 
-#[test]
-fn a_reader_that_has_gone_away_stops_the_output_but_not_the_removal() {
+/// Of more files than a pipe holds the report of.
+fn of_a_long_report() -> InUse {
     let it = InUse::new();
-    // More than a pipe holds.
     for n in 0..200 {
         plain_file(&it.world, &format!("{n:040x}"), 2 * DAY);
     }
+    it
+}
+
+#[test]
+fn a_reader_that_has_gone_away_stops_the_output_but_not_the_removal() {
+    let it = of_a_long_report();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = prune_command(&it.world, NO_ARGS).stdout(writer).output().unwrap();
@@ -73,21 +78,16 @@ fn nothing_is_printed_while_files_are_aside() {
     let command = prune_command(&it.world, ["-v"]);
     let run = finish(&mut under_strace(&it.world, ["--trace=renameat2,unlinkat,write"], &command)).exits(0);
     assert_eq!(with_outcome(&run, "removed"), files.into());
-    let log = fs_err::read_to_string(strace_log(&it.world)).unwrap();
-    let calls: Vec<&str> = log.lines().filter_map(|line| line.split('(').next()).collect();
-    let at = |call| calls.iter().position(|it| *it == call).unwrap();
-    let (first, last) = (at("renameat2"), calls.iter().rposition(|it| *it == "unlinkat").unwrap());
-    assert!(at("write") < first && !calls[first..last].contains(&"write"), "{log}");
+    let calls = traced_calls(&it.world);
+    let at = |call| calls.iter().position(|it| it == call).unwrap();
+    let (first, last) = (at("renameat2"), calls.iter().rposition(|it| it == "unlinkat").unwrap());
+    assert!(at("write") < first && !calls[first..last].iter().any(|it| it == "write"), "{calls:?}");
 }
 
 /// As a pager that somebody has left open.
 #[test]
 fn a_report_that_nobody_reads_keeps_no_other_prune_from_running() {
-    let it = InUse::new();
-    // More than a pipe holds.
-    for n in 0..200 {
-        plain_file(&it.world, &format!("{n:040x}"), 2 * DAY);
-    }
+    let it = of_a_long_report();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = prune_command(&it.world, NO_ARGS);
     let mut first = command.stdout(writer).spawn().unwrap();

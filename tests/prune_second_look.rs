@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::common::prune::{
     InUse, Running, aside, finish, hold_lock, keeping_mtime, lock_file, names, plain_file, prune_command,
-    strace_log, under_strace, wait_until, with_outcome,
+    traced_calls, under_strace, wait_until, with_outcome,
 };
 use crate::common::{
     DAY, HOST, NO_ARGS, Run, Snapshot, domain, file_disk, mtime, overlay, qemu_img, set_mtime, tool,
@@ -466,11 +466,10 @@ fn a_low_limit_of_open_files_makes_several_batches() {
     let mut limited = Command::new(tool("prlimit", "util-linux"));
     limited.arg("--nofile=299").arg(command.get_program()).args(command.get_args());
     let run = finish(&mut under_strace(&it.world, ["--trace=renameat2,unlinkat"], &limited)).exits(0);
-    let log = fs_err::read_to_string(strace_log(&it.world)).unwrap();
-    let calls: Vec<&str> = log.lines().filter_map(|line| line.split('(').next()).collect();
+    let calls = traced_calls(&it.world);
     let batches = calls.windows(2).filter(|it| **it == ["renameat2", "unlinkat"]).count();
     println!("{} files in {batches} batches", 2 * FILES);
-    assert!(batches > 15, "{log}");
+    assert!(batches > 15, "{calls:?}");
     let infos = open.iter().map(|it| format!("{it}.info"));
     assert_eq!(with_outcome(&run, "open"), open.iter().cloned().chain(infos).collect());
     assert_eq!(with_outcome(&run, "removed").len(), 2 * (FILES - open.len()));

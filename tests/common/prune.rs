@@ -185,6 +185,12 @@ pub fn strace_log(world: &World) -> PathBuf {
     world.outside().join("strace.log")
 }
 
+/// The names of the calls in that log, in their order.
+pub fn traced_calls(world: &World) -> Vec<String> {
+    let log = fs_err::read_to_string(strace_log(world)).unwrap();
+    log.lines().filter_map(|line| Some(line.split_once('(')?.0.to_owned())).collect()
+}
+
 /// The arguments of strace that do something to a system call where it is about a path: as its argument, or as what
 /// a descriptor among its arguments is open on.
 pub fn inject(syscall_and_action: &str, path: &Path) -> [OsString; 4] {
